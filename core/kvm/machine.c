@@ -1,0 +1,422 @@
+/* machine.c - see machine.h.  Sources: Linux Documentation/virt/kvm/api.rst; AMD64 APM vol. 2; Intel SDM vol. 3. */
+#define _GNU_SOURCE
+#include "kvm/machine.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB ((uint64_t)1 << 20)
+#define GIB ((uint64_t)1 << 30)
+
+/* Guest-physical layout: small enough for 38 bits, equal to the host's addresses modulo 2 MiB. */
+enum { TABLES_AT = 4, IMAGE_AT = 8, FRAMES_AT = 16, TAGS_AT = 80, PHYSICAL_END = 144 /* GiB */ };
+
+static _Thread_local char failure[512];
+
+int dune_fail(int error, const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(failure, sizeof failure, format, arguments);
+	va_end(arguments);
+	errno = error;
+	return -1;
+}
+
+const char *dune_error(void)
+{
+	return failure[0] ? failure : "no failure";
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------- */
+
+static int reserve(struct dune_arena *arena, uint64_t physical, uint64_t size, uint64_t chunk, uint32_t flags)
+{
+	uint8_t *at = mmap(NULL, size + 2 * MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED)
+		return dune_fail(ENOMEM, "cannot reserve %llu MiB of address space: raise the limit (ulimit -v)",
+				 (unsigned long long)(size / MIB));
+	uint64_t skip = -(uintptr_t)at & (2 * MIB - 1);
+	if (skip)
+		munmap(at, skip);
+	munmap(at + skip + size, 2 * MIB - skip);
+	*arena = (struct dune_arena){
+		.host = at + skip, .physical = physical, .size = size, .chunk = chunk, .flags = flags
+	};
+	madvise(arena->host, size, MADV_DONTFORK);
+	madvise(arena->host, size, MADV_DONTDUMP);
+	return 0;
+}
+
+int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size_t bytes)
+{
+	while (arena->backed < bytes) {
+		if (arena->backed + arena->chunk > arena->size)
+			return dune_fail(ENOMEM, "the pool of guest memory is used up (%zu MiB)", arena->size >> 20);
+		if (machine->next_slot == machine->slots_max)
+			return dune_fail(ENOSPC, "KVM has no memory slot left (%u)", machine->slots_max);
+		if (!(arena->flags & KVM_MEM_READONLY) &&
+		    mprotect(arena->host + arena->backed, arena->chunk, PROT_READ | PROT_WRITE) != 0)
+			return dune_fail(ENOMEM, "cannot make memory usable: %s", strerror(errno));
+		struct kvm_userspace_memory_region region = {
+			.slot = machine->next_slot,
+			.flags = arena->flags,
+			.guest_phys_addr = arena->physical + arena->backed,
+			.memory_size = arena->chunk,
+			.userspace_addr = (uintptr_t)arena->host + arena->backed,
+		};
+		if (ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) != 0)
+			return dune_fail(ENOMEM, "KVM refused a memory slot: %s", strerror(errno));
+		machine->next_slot++;
+		arena->backed += arena->chunk;
+	}
+	return 0;
+}
+
+uint64_t dune_frames_fresh(struct dune_machine *machine, size_t count)
+{
+	size_t bytes = count * DUNE_PAGE_SIZE;
+	if (dune_arena_back(machine, &machine->frames, machine->frames_used + bytes) != 0)
+		return 0;
+	uint64_t frame = machine->frames.physical + machine->frames_used;
+	machine->frames_used += bytes;
+	return frame;
+}
+
+uint64_t dune_frame_new(struct dune_machine *machine)
+{
+	if (!machine->free_count)
+		return dune_frames_fresh(machine, 1);
+	uint64_t frame = machine->free_frames[--machine->free_count];
+	memset(dune_physical_at(machine, frame), 0, DUNE_PAGE_SIZE);
+	return frame;
+}
+
+void dune_frame_free(struct dune_machine *machine, uint64_t frame)
+{
+	if (machine->free_count == machine->free_room) {
+		size_t room = machine->free_room ? 2 * machine->free_room : 1024;
+		uint64_t *grown = realloc(machine->free_frames, room * sizeof *grown);
+		if (!grown)
+			return; /* the frame is lost, which is safe */
+		machine->free_frames = grown;
+		machine->free_room = room;
+	}
+	machine->free_frames[machine->free_count++] = frame;
+}
+
+void *dune_physical_at(const struct dune_machine *machine, uint64_t physical)
+{
+	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image, &machine->table_arena };
+	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
+		if (physical - arenas[i]->physical < arenas[i]->backed)
+			return arenas[i]->host + (physical - arenas[i]->physical);
+	return NULL;
+}
+
+/* ---- the monitor's pages --------------------------------------------------------------------------- */
+
+/* Fills the entry of the shared GiB at window + offset. */
+static int map_shared(struct dune_machine *machine, uint64_t offset, uint64_t frame, uint64_t bits)
+{
+	uint64_t *entry = dune_tables_entry(&machine->tables, machine->edit_root, machine->window + offset, true);
+	if (!entry)
+		return dune_fail(ENOMEM, "no page-table page left");
+	*entry = frame | bits | DUNE_PTE_PRESENT;
+	return 0;
+}
+
+static uint64_t in_window(const struct dune_machine *machine, uint64_t offset, const uint8_t *begin, const uint8_t *symbol)
+{
+	return machine->window + offset + (symbol - begin);
+}
+
+/* An interrupt gate (AMD64 APM vol. 2, 4.8.4) to the vector's stub; stack: 0 for RSP0, 1 for IST1. */
+static void fill_gate(const struct dune_machine *machine, uint64_t *idt, unsigned vector, uint64_t privilege, uint64_t stack)
+{
+	uint64_t handler = machine->window + WINDOW_MONITOR + vector * VECTOR_STUB_SIZE;
+	idt[2 * vector + 1] = handler >> 32;
+	idt[2 * vector] = (handler & 0xffff) | (uint64_t)SELECTOR_KERNEL_CODE << 16 | stack << 32 | 0x8eull << 40 |
+			  privilege << 45 | (handler >> 16 & 0xffff) << 48;
+}
+
+void dune_machine_use_fxsave(struct dune_machine *machine)
+{
+	machine->host.xsave = false;
+	machine->trampoline_enter = in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_enter_fxsave);
+	machine->trampoline_resume_clean =
+		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_resume_clean_fxsave);
+}
+
+void dune_machine_use_gate(struct dune_machine *machine)
+{
+	machine->host.exit_path = DUNE_EXIT_GATE;
+	machine->trampoline_service = in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_service_gate);
+	fill_gate(machine, machine->idt, VECTOR_SERVICE, 3, 0);
+}
+
+static void fill_descriptors(const struct dune_machine *machine, uint64_t *idt, uint64_t *gdt)
+{
+	gdt[SELECTOR_KERNEL_CODE / 8] = 0x00af9b000000ffff; /* present, DPL 0, code, 64-bit, accessed */
+	gdt[SELECTOR_KERNEL_DATA / 8] = 0x00cf93000000ffff;
+	gdt[SELECTOR_USER_DATA / 8] = 0x00cff3000000ffff; /* DPL 3 */
+	gdt[SELECTOR_USER_CODE / 8] = 0x00affb000000ffff;
+	for (unsigned vector = 0; vector < VECTOR_EXCEPTIONS; vector++) {
+		enum { BREAKPOINT = 3, NMI = 2, DOUBLE_FAULT = 8, MACHINE_CHECK = 18 };
+		fill_gate(machine, idt, vector, vector == BREAKPOINT ? 3 : 0,
+			  vector == NMI || vector == DOUBLE_FAULT || vector == MACHINE_CHECK);
+	}
+}
+
+static int lay_out_monitor(struct dune_machine *machine)
+{
+	struct dune_tables *tables = &machine->tables;
+	if (!(machine->edit_root = dune_tables_new(tables)) ||
+	    !(machine->shared_directory = dune_tables_directory(tables, machine->edit_root, machine->window)))
+		return dune_fail(ENOMEM, "no page-table page left");
+	uint64_t code = dune_frames_fresh(machine, 5);
+	if (!code)
+		return -1;
+	uint64_t idt = code + DUNE_PAGE_SIZE, gdt = idt + DUNE_PAGE_SIZE;
+	uint64_t trampoline = gdt + DUNE_PAGE_SIZE, clean = trampoline + DUNE_PAGE_SIZE;
+	memcpy(dune_physical_at(machine, code), dune_monitor_begin, dune_monitor_end - dune_monitor_begin);
+	memcpy(dune_physical_at(machine, trampoline), dune_trampoline_begin, dune_trampoline_end - dune_trampoline_begin);
+	/* A clean vector state (Intel SDM vol. 1, 10.5.1 and 13.4): FCW at 0, MXCSR at 24, XSTATE_BV at 512. */
+	uint8_t *state = dune_physical_at(machine, clean);
+	memcpy(state, &(uint16_t){ 0x037f }, 2);
+	memcpy(state + 24, &(uint32_t){ 0x1f80 }, 4);
+	machine->idt = dune_physical_at(machine, idt);
+	fill_descriptors(machine, machine->idt, dune_physical_at(machine, gdt));
+
+	const uint8_t *begin = dune_trampoline_begin;
+	machine->trampoline_enter = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_enter);
+	machine->trampoline_syscall = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_syscall);
+	machine->trampoline_resume = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_resume);
+	machine->trampoline_resume_clean = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_resume_clean);
+	machine->trampoline_touch = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_touch);
+	machine->trampoline_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_call);
+	machine->trampoline_service = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_service);
+	if (map_shared(machine, WINDOW_MONITOR, code, 0) != 0 ||
+	    map_shared(machine, WINDOW_DESCRIPTORS, idt, DUNE_PTE_NO_EXECUTE) != 0 ||
+	    map_shared(machine, WINDOW_DESCRIPTORS + DUNE_PAGE_SIZE, gdt, DUNE_PTE_NO_EXECUTE) != 0 ||
+	    map_shared(machine, WINDOW_TRAMPOLINE, trampoline, DUNE_PTE_USER) != 0 ||
+	    map_shared(machine, WINDOW_CLEAN_STATE, clean, DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE) != 0)
+		return -1;
+
+	/* The edit root maps every table page, there and nowhere else, for the monitor to write. */
+	machine->edit_tables = machine->window + 2 * GIB;
+	for (uint64_t at = 0; at < tables->size; at += DUNE_PAGE_SIZE) {
+		uint64_t *entry = dune_tables_entry(tables, machine->edit_root, machine->edit_tables + at, true);
+		if (!entry)
+			return dune_fail(ENOMEM, "no page-table page left");
+		*entry = (tables->physical + at) | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE;
+	}
+	return 0;
+}
+
+uint64_t dune_root_new(struct dune_machine *machine)
+{
+	uint64_t root = dune_tables_new(&machine->tables);
+	if (root && dune_tables_share(&machine->tables, root, machine->window, machine->shared_directory) != 0)
+		root = 0;
+	return root;
+}
+
+/* ---- opening --------------------------------------------------------------------------------------- */
+
+static int explain_open_failure(void)
+{
+	int error = errno;
+	struct stat status;
+	if (error == EACCES && stat("/dev/kvm", &status) == 0)
+		return dune_fail(error,
+				 "no permission for /dev/kvm (owner %u, group %u, mode %03o): %s",
+				 (unsigned)status.st_uid, (unsigned)status.st_gid, (unsigned)status.st_mode & 0777,
+				 (status.st_mode & 060) == 060 ? "join that group (usermod -aG) and log in again"
+							       : "have its owner allow you to read and write it");
+	if (error == ENOENT)
+		return dune_fail(error, "there is no /dev/kvm: load kvm_amd or kvm_intel, switch virtualisation on in the "
+					"firmware, or give this machine nested virtualisation");
+	return dune_fail(error, "cannot open /dev/kvm: %s", strerror(error));
+}
+
+static int require(const struct dune_machine *machine, int capability, const char *name)
+{
+	int has = ioctl(machine->vm, KVM_CHECK_EXTENSION, capability);
+	if (has <= 0)
+		return dune_fail(ENOTSUP, "this KVM lacks %s: a newer Linux kernel is needed", name);
+	return has;
+}
+
+static void read_cpuid(struct dune_machine *machine)
+{
+	struct dune_host *host = &machine->host;
+	const struct kvm_cpuid2 *cpuid = machine->cpuid;
+	host->physical_bits = 36;
+	for (unsigned i = 0; i < cpuid->nent; i++) {
+		const struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+		if (entry->function == 0) {
+			memcpy(host->vendor, &entry->ebx, 4);
+			memcpy(host->vendor + 4, &entry->edx, 4);
+			memcpy(host->vendor + 8, &entry->ecx, 4);
+		} else if (entry->function == 1) {
+			host->pcid = entry->ecx >> 17 & 1;
+			machine->os_xsave = entry->ecx >> 26 & 1;
+		} else if (entry->function == 7 && entry->index == 0) {
+			host->smep = entry->ebx >> 7 & 1;
+			host->invpcid = entry->ebx >> 10 & 1;
+			host->smap = entry->ebx >> 20 & 1;
+			host->umip = entry->ecx >> 2 & 1;
+		} else if (entry->function == 0xd && entry->index == 0) {
+			host->vector_components = (uint64_t)entry->edx << 32 | entry->eax;
+		} else if (entry->function == 0x80000008) {
+			host->physical_bits = entry->eax & 0xff;
+		}
+	}
+}
+
+static int open_kvm(struct dune_machine *machine)
+{
+	machine->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (machine->kvm < 0)
+		return explain_open_failure();
+	if (ioctl(machine->kvm, KVM_GET_API_VERSION, 0) != 12)
+		return dune_fail(ENOTSUP, "/dev/kvm does not speak version 12 of KVM's interface");
+	machine->vm = ioctl(machine->kvm, KVM_CREATE_VM, 0);
+	if (machine->vm < 0)
+		return dune_fail(errno, "KVM cannot make a virtual machine: %s", strerror(errno));
+	int sync = require(machine, KVM_CAP_SYNC_REGS, "KVM_CAP_SYNC_REGS");
+	int slots = require(machine, KVM_CAP_NR_MEMSLOTS, "KVM_CAP_NR_MEMSLOTS");
+	int cpus = require(machine, KVM_CAP_MAX_VCPUS, "KVM_CAP_MAX_VCPUS");
+	if (sync < 0 || slots < 0 || cpus < 0 || require(machine, KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT") < 0 ||
+	    require(machine, KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM") < 0)
+		return -1;
+	int wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+	if ((sync & wanted) != wanted)
+		return dune_fail(ENOTSUP, "this KVM cannot share registers (KVM_CAP_SYNC_REGS is %d)", sync);
+	machine->slots_max = slots;
+	machine->host.processors_max = cpus;
+	if (ioctl(machine->vm, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) > 0) {
+		int size = ioctl(machine->vm, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+		machine->has_xsave2_size = size > (int)sizeof(struct kvm_xsave);
+		machine->vector_size = machine->has_xsave2_size ? (size_t)size : sizeof(struct kvm_xsave);
+	}
+	struct kvm_enable_cap quirk = {
+		.cap = KVM_CAP_DISABLE_QUIRKS2, .args = { KVM_X86_QUIRK_FIX_HYPERCALL_INSN }
+	};
+	int quirks = ioctl(machine->vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
+	if (quirks > 0 && quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN && ioctl(machine->vm, KVM_ENABLE_CAP, &quirk) != 0)
+		return dune_fail(errno, "KVM refused to stop patching hypercalls: %s", strerror(errno));
+	ioctl(machine->vm, KVM_SET_NR_MMU_PAGES, 1ul << 18); /* a wish; two-dimensional paging does not care */
+	int size = ioctl(machine->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	enum { CPUID_ENTRIES = 256 };
+	machine->cpuid = calloc(1, sizeof *machine->cpuid + CPUID_ENTRIES * sizeof machine->cpuid->entries[0]);
+	if (size < 0 || !machine->cpuid)
+		return dune_fail(ENOMEM, "out of memory");
+	machine->run_size = size;
+	machine->cpuid->nent = CPUID_ENTRIES;
+	if (ioctl(machine->kvm, KVM_GET_SUPPORTED_CPUID, machine->cpuid) != 0)
+		return dune_fail(errno, "KVM does not tell what it supports: %s", strerror(errno));
+	read_cpuid(machine);
+	if (machine->host.physical_bits < 38)
+		return dune_fail(ENOTSUP, "guest-physical addresses of %u bits are too small: 38 are needed",
+				 machine->host.physical_bits);
+	return 0;
+}
+
+static int reserve_memory(struct dune_machine *machine)
+{
+	machine->window_size = 64 * GIB;
+	uint8_t *at = mmap(NULL, machine->window_size + GIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at == MAP_FAILED)
+		return dune_fail(ENOMEM, "cannot reserve 65 GiB of address space: raise the limit (ulimit -v)");
+	uint64_t skip = -(uintptr_t)at & (GIB - 1);
+	if (skip)
+		munmap(at, skip);
+	munmap(at + skip + machine->window_size, GIB - skip);
+	machine->window = (uintptr_t)at + skip;
+	madvise((void *)machine->window, machine->window_size, MADV_DONTDUMP);
+	if (reserve(&machine->table_arena, TABLES_AT * GIB, 512 * MIB, 512 * MIB, 0) != 0 ||
+	    reserve(&machine->image, IMAGE_AT * GIB, 4 * GIB, 64 * MIB, KVM_MEM_READONLY) != 0 ||
+	    reserve(&machine->frames, FRAMES_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
+	    reserve(&machine->tags, TAGS_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
+	    dune_arena_back(machine, &machine->table_arena, machine->table_arena.chunk) != 0)
+		return -1;
+	machine->tables = (struct dune_tables){ .host = machine->table_arena.host,
+						.physical = machine->table_arena.physical,
+						.size = machine->table_arena.size };
+	return 0;
+}
+
+static void close_machine(struct dune_machine *machine)
+{
+	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image, &machine->table_arena };
+	if (machine->vm >= 0)
+		close(machine->vm);
+	if (machine->kvm >= 0)
+		close(machine->kvm);
+	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
+		if (arenas[i]->host)
+			munmap(arenas[i]->host, arenas[i]->size);
+	if (machine->window)
+		munmap((void *)machine->window, machine->window_size);
+	free(machine->cpuid);
+	free(machine->free_frames);
+	free(machine);
+}
+
+static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+static struct dune_machine *the_machine;
+
+struct dune_machine *dune_machine_get(void)
+{
+	struct dune_machine *machine = __atomic_load_n(&the_machine, __ATOMIC_ACQUIRE);
+	if (machine)
+		return machine;
+	pthread_mutex_lock(&opening);
+	if (!the_machine && (machine = calloc(1, sizeof *machine))) {
+		machine->kvm = machine->vm = -1;
+		if (open_kvm(machine) == 0 && reserve_memory(machine) == 0 && lay_out_monitor(machine) == 0 &&
+		    dune_machine_probe(machine) == 0) {
+			__atomic_store_n(&the_machine, machine, __ATOMIC_RELEASE);
+		} else {
+			int error = errno;
+			close_machine(machine);
+			errno = error;
+		}
+	}
+	machine = the_machine;
+	pthread_mutex_unlock(&opening);
+	return machine;
+}
+
+/* Not async-signal-safe: for the child handler of pthread_atfork in a process that was single-threaded or accepts
+ * what pthread_atfork allows. */
+void dune_machine_forget(void)
+{
+	struct dune_machine *machine = the_machine;
+	if (!machine)
+		return;
+	close(machine->vm);
+	close(machine->kvm);
+	the_machine = NULL; /* arenas are not in the child (MADV_DONTFORK); the small structure stays behind */
+}
+
+int dune_probe(struct dune_host *host)
+{
+	const struct dune_machine *machine = dune_machine_get();
+	if (!machine)
+		return -1;
+	*host = machine->host;
+	return 0;
+}

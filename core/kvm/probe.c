@@ -1,0 +1,178 @@
+/*
+ * probe.c - what a host's KVM does, found out by running code in it: how compartments reach the supervisor, whether
+ * ring 0 is native, how page tables are walked, what an exit costs.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kvm/vcpu.h"
+
+enum { ROUNDS = 101, PROBE_VALUE = 0x5a };
+
+struct probe {
+	struct dune_machine *machine;
+	struct dune_vcpu *vcpu;
+	struct dune_context context;
+	uint64_t stack;             /* a page that ring 3 may write */
+	uint64_t data, *data_entry; /* another one, kept for the paging probe */
+	uint64_t absent;            /* an address without a page */
+	struct dune_exit exit;
+};
+
+static uint64_t map(struct probe *probe, uint64_t address, uint64_t bits, uint64_t **entry)
+{
+	uint64_t frame = dune_frame_new(probe->machine);
+	*entry = dune_tables_entry(&probe->machine->tables, probe->context.root, address, true);
+	if (!frame || !*entry) {
+		dune_fail(ENOMEM, "out of guest memory while probing");
+		return 0;
+	}
+	**entry = frame | bits | DUNE_PTE_PRESENT | DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE;
+	return frame;
+}
+
+static int prepare(struct probe *probe)
+{
+	struct dune_machine *machine = probe->machine;
+	uint64_t root = dune_root_new(machine);
+	if (!root || !(probe->vcpu = dune_vcpu_get(machine)))
+		return -1;
+	dune_context_start(&probe->context, UINT64_MAX, root);
+	uint64_t *stack_entry;
+	probe->stack = machine->window + WINDOW_USER;
+	probe->data = probe->stack + DUNE_PAGE_SIZE;
+	probe->absent = probe->data + (16 << 20);
+	if (!map(probe, probe->stack, DUNE_PTE_WRITE, &stack_entry) ||
+	    !map(probe, probe->data, DUNE_PTE_WRITE, &probe->data_entry))
+		return -1;
+	return 0;
+}
+
+/* Runs one of the trampoline's probing routines to its exit. */
+static enum dune_exit_kind run(struct probe *probe, uint64_t routine, uint64_t address, uint64_t value)
+{
+	probe->context.regs = (struct kvm_regs){
+		.rip = routine, .rdi = address, .rsi = value, .r13 = probe->machine->trampoline_service, .rax = UINT64_MAX
+	};
+	dune_vcpu_run(probe->vcpu, &probe->context, &probe->exit);
+	return probe->exit.kind;
+}
+
+static int unexpected(const struct probe *probe, const char *what)
+{
+	return dune_fail(ENOTSUP, "this KVM cannot run compartments: %s (exit %d, vector %u, address %#llx, %s)", what,
+			 (int)probe->exit.kind, probe->exit.vector, (unsigned long long)probe->exit.address,
+			 dune_exit_name(probe->exit.reason));
+}
+
+static int find_exit_path(struct probe *probe)
+{
+	enum { GENERAL_PROTECTION = 13 };
+	struct dune_machine *machine = probe->machine;
+	run(probe, machine->trampoline_touch, probe->data, 0);
+	if (probe->exit.kind == DUNE_EXIT_EXCEPTION && probe->exit.vector == GENERAL_PROTECTION) {
+		dune_machine_use_gate(machine);
+		run(probe, machine->trampoline_touch, probe->data, 0);
+	}
+	if (probe->exit.kind != DUNE_EXIT_SERVICE)
+		return unexpected(probe, "no way out of ring 3");
+	if (run(probe, machine->trampoline_touch, probe->absent, 0) != DUNE_EXIT_EXCEPTION || probe->exit.vector != 14 ||
+	    probe->exit.address != probe->absent)
+		return unexpected(probe, "a page fault is not reported");
+	return 0;
+}
+
+/* Whether ring 3 has XRSTOR is not what CPUID says to guests: interpreted hosts run ring 3 as the host does. */
+static int find_vector_state(struct probe *probe)
+{
+	enum { INVALID_OPCODE = 6 };
+	struct dune_machine *machine = probe->machine;
+	machine->host.xsave = true;
+	for (;;) {
+		probe->context.regs = (struct kvm_regs){
+			.rip = machine->trampoline_enter, .rsp = probe->stack + DUNE_PAGE_SIZE,
+			.rbx = machine->trampoline_resume, .r13 = machine->trampoline_service
+		};
+		dune_vcpu_run(probe->vcpu, &probe->context, &probe->exit);
+		if (probe->exit.kind == DUNE_EXIT_SERVICE)
+			return 0;
+		if (!machine->host.xsave || probe->exit.vector != INVALID_OPCODE)
+			return unexpected(probe, "the vector state cannot be cleaned");
+		dune_machine_use_fxsave(machine);
+		machine->host.vector_components = 3; /* x87, SSE */
+	}
+}
+
+static int find_ring0(struct probe *probe)
+{
+	struct dune_machine *machine = probe->machine;
+	if (run(probe, machine->trampoline_call, 0, 0) == DUNE_EXIT_SYSTEM_CALL)
+		return 0;
+	machine->host.ring0_native = false;
+	if (dune_vcpu_reset(probe->vcpu) != 0)
+		return dune_fail(errno, "KVM refused the state of a virtual CPU: %s", strerror(errno));
+	if (run(probe, machine->trampoline_call, 0, 0) != DUNE_EXIT_SYSTEM_CALL)
+		return unexpected(probe, "a system call is not reported");
+	return 0;
+}
+
+static int find_paging(struct probe *probe)
+{
+	struct dune_machine *machine = probe->machine;
+	uint64_t other = dune_frame_new(machine);
+	if (!other)
+		return -1;
+	*(uint8_t *)dune_physical_at(machine, other) = PROBE_VALUE;
+	if (run(probe, machine->trampoline_touch, probe->data, 0) != DUNE_EXIT_SERVICE)
+		return unexpected(probe, "memory cannot be read");
+	bool read_clean = !(*probe->data_entry & DUNE_PTE_DIRTY) && *probe->data_entry & DUNE_PTE_ACCESSED;
+	if (run(probe, machine->trampoline_touch, probe->data, 1) != DUNE_EXIT_SERVICE || probe->context.regs.rdi != 1)
+		return unexpected(probe, "memory written is not memory read");
+	machine->host.dirty_bits = read_clean && *probe->data_entry & DUNE_PTE_DIRTY;
+	/* The forbidden edit, on tables that are used for nothing else afterwards. */
+	*probe->data_entry = (*probe->data_entry & ~DUNE_PTE_FRAME) | other;
+	probe->context.generation++;
+	if (run(probe, machine->trampoline_touch, probe->data, 0) != DUNE_EXIT_SERVICE)
+		return unexpected(probe, "memory cannot be read");
+	machine->host.shadow_paging = probe->context.regs.rdi != PROBE_VALUE;
+	return 0;
+}
+
+static int compare(const void *left, const void *right)
+{
+	double a = *(const double *)left, b = *(const double *)right;
+	return (a > b) - (a < b);
+}
+
+static double cost(struct probe *probe, uint64_t routine, uint64_t address)
+{
+	double samples[ROUNDS];
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct timespec from, to;
+		clock_gettime(CLOCK_MONOTONIC, &from);
+		run(probe, routine, address, 0);
+		clock_gettime(CLOCK_MONOTONIC, &to);
+		samples[i] = (to.tv_sec - from.tv_sec) * 1e9 + (to.tv_nsec - from.tv_nsec);
+	}
+	qsort(samples, ROUNDS, sizeof *samples, compare);
+	return samples[ROUNDS / 2];
+}
+
+int dune_machine_probe(struct dune_machine *machine)
+{
+	struct probe probe = { .machine = machine };
+	machine->host.ring0_native = true;
+	machine->host.exit_path = DUNE_EXIT_IO_BITMAP;
+	if (prepare(&probe) != 0 || find_exit_path(&probe) != 0 || find_vector_state(&probe) != 0 ||
+	    find_ring0(&probe) != 0 || find_paging(&probe) != 0)
+		return -1;
+	machine->host.exit_nanoseconds = cost(&probe, machine->trampoline_touch, probe.data);
+	machine->host.trap_nanoseconds = cost(&probe, machine->trampoline_touch, probe.absent);
+	machine->host.call_nanoseconds = cost(&probe, machine->trampoline_call, 0);
+	dune_vcpu_release(probe.vcpu);
+	dune_context_free(&probe.context);
+	return 0;
+}

@@ -1,0 +1,555 @@
+/* vcpu.c - see vcpu.h.  Law 5 of the design (a clean virtual CPU) is kept here. */
+#define _GNU_SOURCE
+#include "kvm/vcpu.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* RFLAGS (Intel SDM vol. 1, 3.4.3): what a compartment may set, and what is always set (bit 1 and IF). */
+#define FLAGS_USER ((uint64_t)0x240cd5)
+#define FLAGS_ALWAYS ((uint64_t)0x202)
+
+enum { CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_OSXMMEXCPT = 1 << 10, CR4_UMIP = 1 << 11, CR4_OSXSAVE = 1 << 18,
+       CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21 };
+enum { MSR_STAR = 0xc0000081, MSR_LSTAR = 0xc0000082, MSR_CSTAR = 0xc0000083, MSR_SFMASK = 0xc0000084 };
+enum { VECTOR_PAGE_FAULT = 14 };
+
+static _Thread_local struct dune_vcpu *own __attribute__((tls_model("initial-exec")));
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct dune_vcpu *pool; /* virtual CPUs whose threads have ended */
+static struct dune_vcpu *every;
+static pthread_key_t thread_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static const char *const exit_names[] = {
+	[KVM_EXIT_UNKNOWN] = "UNKNOWN",
+	[KVM_EXIT_EXCEPTION] = "EXCEPTION",
+	[KVM_EXIT_IO] = "IO",
+	[KVM_EXIT_HYPERCALL] = "HYPERCALL",
+	[KVM_EXIT_DEBUG] = "DEBUG",
+	[KVM_EXIT_HLT] = "HLT",
+	[KVM_EXIT_MMIO] = "MMIO",
+	[KVM_EXIT_IRQ_WINDOW_OPEN] = "IRQ_WINDOW_OPEN",
+	[KVM_EXIT_SHUTDOWN] = "SHUTDOWN",
+	[KVM_EXIT_FAIL_ENTRY] = "FAIL_ENTRY",
+	[KVM_EXIT_INTR] = "INTR",
+	[KVM_EXIT_SET_TPR] = "SET_TPR",
+	[KVM_EXIT_TPR_ACCESS] = "TPR_ACCESS",
+	[KVM_EXIT_NMI] = "NMI",
+	[KVM_EXIT_INTERNAL_ERROR] = "INTERNAL_ERROR",
+	[KVM_EXIT_SYSTEM_EVENT] = "SYSTEM_EVENT",
+};
+
+const char *dune_exit_name(unsigned reason)
+{
+	if (reason == UINT_MAX)
+		return "KVM_RUN failed";
+	return reason < sizeof exit_names / sizeof *exit_names && exit_names[reason] ? exit_names[reason] : "unnamed";
+}
+
+/* ---- kicks ----------------------------------------------------------------------------------------- */
+
+int dune_kick_signal(void)
+{
+	return SIGRTMAX - 2;
+}
+
+/* Async-signal-safe.  KVM_RUN returns EINTR by itself if it was under way; the flag closes the race before it. */
+static void on_kick(int number)
+{
+	(void)number;
+	struct dune_vcpu *vcpu = own;
+	if (vcpu && atomic_load_explicit(&vcpu->running, memory_order_relaxed))
+		vcpu->run->immediate_exit = 1;
+}
+
+void dune_vcpu_kick(struct dune_vcpu *vcpu)
+{
+	if (atomic_load(&vcpu->running))
+		pthread_kill(vcpu->thread, dune_kick_signal());
+}
+
+/* ---- making and resetting -------------------------------------------------------------------------- */
+
+static struct kvm_segment segment(unsigned selector, unsigned type, unsigned privilege, bool code)
+{
+	return (struct kvm_segment){ .limit = ~0u, .selector = selector, .type = type, .present = 1, .dpl = privilege,
+				     .s = 1, .g = 1, .l = code, .db = !code };
+}
+
+static struct kvm_segment unusable(uint64_t base)
+{
+	return (struct kvm_segment){ .base = base, .unusable = 1 };
+}
+
+enum { CODE = 11, DATA = 3 }; /* types: accessed, readable code; accessed, writable data */
+
+static void set_user_segments(struct kvm_sregs *sregs, uint64_t fs_base, uint64_t gs_base)
+{
+	sregs->cs = segment(SELECTOR_USER_CODE, CODE, 3, true);
+	sregs->ss = segment(SELECTOR_USER_DATA, DATA, 3, false);
+	sregs->ds = sregs->es = unusable(0);
+	sregs->fs = unusable(fs_base);
+	sregs->gs = unusable(gs_base);
+}
+
+static void set_monitor_segments(struct kvm_sregs *sregs)
+{
+	sregs->cs = segment(SELECTOR_KERNEL_CODE, CODE, 0, true);
+	sregs->ss = segment(SELECTOR_KERNEL_DATA, DATA, 0, false);
+	sregs->ds = sregs->es = sregs->fs = sregs->gs = unusable(0);
+}
+
+int dune_vcpu_reset(struct dune_vcpu *vcpu)
+{
+	const struct dune_machine *machine = vcpu->machine;
+	const struct dune_host *host = &machine->host;
+	struct kvm_sregs sregs;
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) != 0)
+		return -1;
+	sregs.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
+	sregs.cr2 = 0;
+	sregs.cr3 = machine->edit_root;
+	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (machine->os_xsave ? CR4_OSXSAVE : 0) | (host->smep ? CR4_SMEP : 0) |
+		    (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0);
+	sregs.efer = 0xd01; /* NXE LMA LME SCE */
+	uint64_t descriptors = machine->window + WINDOW_DESCRIPTORS;
+	sregs.idt = (struct kvm_dtable){ .base = descriptors, .limit = VECTOR_COUNT * 16 - 1 };
+	sregs.gdt = (struct kvm_dtable){ .base = descriptors + DUNE_PAGE_SIZE, .limit = DESCRIPTOR_COUNT * 8 - 1 };
+	sregs.tr = (struct kvm_segment){ .base = vcpu->area_address, .limit = sizeof(struct dune_tss) - 1,
+					 .selector = SELECTOR_TSS, .present = 1, .type = 11 };
+	sregs.ldt = unusable(0);
+	set_monitor_segments(&sregs);
+	memset(sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[4];
+	} msrs = { { .nmsrs = 4 }, {
+		{ .index = MSR_STAR, .data = (uint64_t)SELECTOR_SYSRET_BASE << 48 | (uint64_t)SELECTOR_KERNEL_CODE << 32 },
+		{ .index = MSR_LSTAR, .data = host->ring0_native ? machine->window + WINDOW_MONITOR +
+				(dune_monitor_syscall - dune_monitor_begin) : machine->trampoline_syscall },
+		{ .index = MSR_CSTAR, .data = machine->window + WINDOW_MONITOR + VECTOR_FORBIDDEN * VECTOR_STUB_SIZE },
+		{ .index = MSR_SFMASK, .data = 0x257fd5 } } };
+	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
+	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
+	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+	struct kvm_regs regs = { .rflags = FLAGS_ALWAYS };
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = host->vector_components } } };
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) != 0 || ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs ||
+	    ioctl(vcpu->fd, KVM_SET_REGS, &regs) != 0 || ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) != 0 ||
+	    ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug) != 0 ||
+	    (machine->os_xsave && ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs) != 0))
+		return -1;
+	ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable); /* only after SHUTDOWN does it matter; refused without an APIC */
+	vcpu->run->s.regs.sregs = sregs;
+	vcpu->run->kvm_dirty_regs = 0;
+	vcpu->run->immediate_exit = 0;
+	vcpu->tenant = 0;
+	vcpu->pending = false;
+	return 0;
+}
+
+static int lay_out_area(struct dune_vcpu *vcpu)
+{
+	struct dune_machine *machine = vcpu->machine;
+	uint64_t offset = WINDOW_PROCESSORS + machine->processor_count * WINDOW_PROCESSOR_SIZE;
+	enum { PAGES = WINDOW_PROCESSOR_SIZE / DUNE_PAGE_SIZE };
+	uint64_t frames = dune_frames_fresh(machine, PAGES);
+	if (!frames)
+		return -1;
+	for (unsigned i = 0; i < PAGES; i++) {
+		uint64_t *entry = dune_tables_entry(&machine->tables, machine->edit_root,
+						    machine->window + offset + i * DUNE_PAGE_SIZE, true);
+		if (!entry)
+			return dune_fail(ENOMEM, "no page-table page left");
+		*entry = (frames + i * DUNE_PAGE_SIZE) | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE | (i ? DUNE_PTE_WRITE : 0);
+	}
+	machine->processor_count++;
+	vcpu->area = dune_physical_at(machine, frames);
+	vcpu->area_address = machine->window + offset;
+	struct dune_tss *tss = &vcpu->area->tss;
+	tss->rsp[0] = vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack);
+	tss->ist[0] = vcpu->area_address + offsetof(struct dune_processor_area, edits);
+	tss->bitmap_offset = offsetof(struct dune_tss, bitmap);
+	memset(tss->bitmap, 0xff, sizeof tss->bitmap + 1);
+	for (unsigned port = PORT_SYSTEM_CALL; port <= PORT_SERVICE; port++)
+		tss->bitmap[port / 8] &= ~(1u << port % 8);
+	return 0;
+}
+
+static struct dune_vcpu *make(struct dune_machine *machine)
+{
+	struct dune_vcpu *vcpu = calloc(1, sizeof *vcpu);
+	if (!vcpu)
+		return NULL;
+	vcpu->machine = machine;
+	vcpu->fd = -1;
+	if (machine->processor_count >= machine->host.processors_max) {
+		dune_fail(EAGAIN, "no virtual CPU left: this KVM allows %u", machine->host.processors_max);
+		goto fail;
+	}
+	if (lay_out_area(vcpu) != 0)
+		goto fail;
+	vcpu->fd = ioctl(machine->vm, KVM_CREATE_VCPU, machine->processor_count - 1);
+	if (vcpu->fd < 0) {
+		dune_fail(errno, "KVM cannot make a virtual CPU: %s", strerror(errno));
+		goto fail;
+	}
+	vcpu->run = mmap(NULL, machine->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED)
+		goto fail;
+	madvise(vcpu->run, machine->run_size, MADV_DONTFORK);
+	vcpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, machine->cpuid) != 0 || dune_vcpu_reset(vcpu) != 0) {
+		dune_fail(ENOTSUP, "KVM refused the state of a virtual CPU: %s", strerror(errno));
+		goto fail;
+	}
+	return vcpu;
+fail:
+	if (vcpu->fd >= 0)
+		close(vcpu->fd);
+	free(vcpu);
+	return NULL;
+}
+
+static void give_back(void *argument)
+{
+	struct dune_vcpu *vcpu = argument;
+	own = NULL;
+	pthread_mutex_lock(&pool_lock);
+	vcpu->next_free = pool;
+	pool = vcpu;
+	pthread_mutex_unlock(&pool_lock);
+}
+
+static void install(void)
+{
+	struct sigaction action = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
+	sigaction(dune_kick_signal(), &action, NULL);
+	pthread_key_create(&thread_end, give_back);
+}
+
+struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine)
+{
+	if (own && own->machine == machine)
+		return own;
+	pthread_once(&once, install);
+	pthread_mutex_lock(&pool_lock);
+	struct dune_vcpu **link = &pool;
+	while (*link && (*link)->machine != machine) /* those of a parent process are not ours */
+		link = &(*link)->next_free;
+	struct dune_vcpu *vcpu = *link;
+	if (vcpu)
+		*link = vcpu->next_free;
+	else if ((vcpu = make(machine))) {
+		vcpu->next = every;
+		every = vcpu;
+	}
+	pthread_mutex_unlock(&pool_lock);
+	if (vcpu) {
+		vcpu->thread = pthread_self();
+		own = vcpu;
+		pthread_setspecific(thread_end, vcpu);
+	}
+	return vcpu;
+}
+
+uint64_t dune_exits_total(void)
+{
+	uint64_t total = 0;
+	pthread_mutex_lock(&pool_lock);
+	for (const struct dune_vcpu *vcpu = every; vcpu; vcpu = vcpu->next)
+		total += vcpu->exits;
+	pthread_mutex_unlock(&pool_lock);
+	return total;
+}
+
+/* ---- running --------------------------------------------------------------------------------------- */
+
+void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root)
+{
+	void *vector = context->vector;
+	*context = (struct dune_context){ .tenant = tenant, .root = root, .generation = context->generation, .vector = vector };
+	context->regs.rflags = FLAGS_ALWAYS;
+}
+
+void dune_context_free(struct dune_context *context)
+{
+	free(context->vector);
+	context->vector = NULL;
+}
+
+/* One KVM_RUN.  Returns 0, or the error. */
+static int enter(struct dune_vcpu *vcpu)
+{
+	atomic_store_explicit(&vcpu->running, true, memory_order_seq_cst);
+	int result = ioctl(vcpu->fd, KVM_RUN, 0);
+	int error = result < 0 ? errno : 0;
+	atomic_store_explicit(&vcpu->running, false, memory_order_release);
+	vcpu->exits++;
+	return error;
+}
+
+/* Finishes what the last exit left behind: a pending MMIO or port read would otherwise write a register of the next
+ * tenant, a pending exception would be raised in it. */
+static void complete_pending(struct dune_vcpu *vcpu)
+{
+	struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
+	vcpu->run->kvm_dirty_regs = 0;
+	vcpu->run->immediate_exit = 1;
+	ioctl(vcpu->fd, KVM_RUN, 0);
+	vcpu->run->immediate_exit = 0;
+	ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none);
+	vcpu->pending = false;
+}
+
+static int set_vector(struct dune_vcpu *vcpu, const struct dune_context *context)
+{
+	if (vcpu->machine->vector_size)
+		return ioctl(vcpu->fd, KVM_SET_XSAVE, context->vector);
+	return ioctl(vcpu->fd, KVM_SET_FPU, context->vector);
+}
+
+/* Fills kvm_run with the context and marks what must be loaded. */
+static int load(struct dune_vcpu *vcpu, struct dune_context *context)
+{
+	struct kvm_run *run = vcpu->run;
+	struct kvm_sregs *sregs = &run->s.regs.sregs;
+	uint64_t dirty = KVM_SYNC_X86_REGS;
+	if (vcpu->tenant != context->tenant) {
+		if (vcpu->pending)
+			complete_pending(vcpu);
+		if (context->saved && set_vector(vcpu, context) != 0)
+			return -1;
+		vcpu->tenant = context->tenant;
+	}
+	vcpu->pending = false;
+	if (context->events_saved) {
+		run->s.regs.events = context->events;
+		run->s.regs.events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+		dirty |= KVM_SYNC_X86_EVENTS;
+	}
+	context->saved = context->events_saved = false;
+	if (sregs->cr3 == context->root && vcpu->generation != context->generation) {
+		/* The root was edited since this virtual CPU loaded it: leaving it and coming back flushes. */
+		sregs->cr3 = vcpu->machine->edit_root;
+		if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs) != 0)
+			return -1;
+	}
+	if (sregs->cr3 != context->root || sregs->cs.selector != SELECTOR_USER_CODE || sregs->ss.selector != SELECTOR_USER_DATA ||
+	    sregs->cs.dpl != 3 || sregs->ds.selector || sregs->es.selector || sregs->fs.selector || sregs->gs.selector ||
+	    sregs->fs.base != context->fs_base || sregs->gs.base != context->gs_base) {
+		sregs->cr3 = context->root;
+		set_user_segments(sregs, context->fs_base, context->gs_base);
+		memset(sregs->interrupt_bitmap, 0, sizeof sregs->interrupt_bitmap);
+		dirty |= KVM_SYNC_X86_SREGS;
+	}
+	vcpu->generation = context->generation;
+	context->regs.rflags = (context->regs.rflags & FLAGS_USER) | FLAGS_ALWAYS;
+	run->s.regs.regs = context->regs;
+	run->kvm_dirty_regs = dirty;
+	run->immediate_exit = 0;
+	return 0;
+}
+
+static bool has_error_code(unsigned vector)
+{
+	return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30;
+}
+
+/* An exception or a software interrupt stopped in the monitor: takes the compartment's registers from the frame. */
+static void decode_trap(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
+{
+	uint64_t offset = context->regs.rsp - vcpu->area_address;
+	unsigned vector = (context->regs.rip - vcpu->machine->window - WINDOW_MONITOR) / VECTOR_STUB_SIZE;
+	exit->kind = DUNE_EXIT_EXCEPTION;
+	exit->vector = vector;
+	if (vector >= VECTOR_COUNT) {
+		exit->from_monitor = true;
+		return;
+	}
+	if (vector == VECTOR_FORBIDDEN) { /* entered by SYSCALL: no frame */
+		context->regs.rip = context->regs.rcx;
+		return;
+	}
+	const size_t size = sizeof(struct dune_exception_frame) + sizeof(uint64_t);
+	if (offset < DUNE_PAGE_SIZE || offset + size - (has_error_code(vector) ? 0 : 8) > 3 * DUNE_PAGE_SIZE) {
+		exit->from_monitor = true;
+		return;
+	}
+	const uint8_t *stack = (const uint8_t *)vcpu->area + offset;
+	struct dune_exception_frame frame;
+	if (has_error_code(vector)) {
+		memcpy(&exit->error_code, stack, sizeof exit->error_code);
+		stack += sizeof exit->error_code;
+	}
+	memcpy(&frame, stack, sizeof frame);
+	if ((frame.cs & 3) != 3)
+		exit->from_monitor = true;
+	context->regs.rip = frame.rip;
+	context->regs.rsp = frame.rsp;
+	context->regs.rflags = frame.rflags;
+	if (vector == VECTOR_PAGE_FAULT)
+		exit->address = vcpu->run->s.regs.sregs.cr2;
+	if (vector == VECTOR_SERVICE) {
+		exit->kind = DUNE_EXIT_SERVICE;
+		context->regs.rip = vcpu->machine->trampoline_resume;
+	}
+}
+
+static void broken(struct dune_vcpu *vcpu, struct dune_exit *exit, unsigned reason, int error)
+{
+	exit->kind = DUNE_EXIT_BROKEN;
+	exit->reason = reason;
+	exit->error = error;
+	dune_vcpu_reset(vcpu);
+}
+
+/* Says what an OUT meant.  Returns false if it is none of the expected ones. */
+static bool decode_io(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
+{
+	const struct kvm_run *run = vcpu->run;
+	bool user = run->s.regs.sregs.ss.dpl == 3;
+	if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 1 || run->io.count != 1)
+		return false;
+	switch (run->io.port) {
+	case PORT_SYSTEM_CALL:
+		exit->kind = DUNE_EXIT_SYSTEM_CALL;
+		context->regs.rip = context->regs.rcx;
+		if (!user)
+			context->regs.rflags = context->regs.r11;
+		return true;
+	case PORT_SERVICE:
+		exit->kind = DUNE_EXIT_SERVICE;
+		context->regs.rip = vcpu->machine->trampoline_resume;
+		return user;
+	case PORT_TRAP:
+		decode_trap(vcpu, context, exit);
+		return !user;
+	default:
+		return false;
+	}
+}
+
+void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
+{
+	struct kvm_run *run = vcpu->run;
+	*exit = (struct dune_exit){ 0 };
+	if (load(vcpu, context) != 0) {
+		broken(vcpu, exit, UINT_MAX, errno);
+		return;
+	}
+	for (;;) {
+		int error = enter(vcpu);
+		if (error && error != EINTR && error != EAGAIN) {
+			broken(vcpu, exit, UINT_MAX, error);
+			return;
+		}
+		context->regs = run->s.regs.regs;
+		context->fs_base = run->s.regs.sregs.fs.base;
+		context->gs_base = run->s.regs.sregs.gs.base;
+		run->kvm_dirty_regs = 0;
+		if (error) {
+			run->immediate_exit = 0;
+			if (run->s.regs.sregs.ss.dpl != 3)
+				continue; /* in the monitor: its exit is a few instructions away */
+			exit->kind = DUNE_EXIT_KICKED;
+			vcpu->pending = true;
+			if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &context->events) != 0) {
+				broken(vcpu, exit, UINT_MAX, errno);
+				return;
+			}
+			context->events_saved = true;
+			return;
+		}
+		break;
+	}
+	/* Every reason there is; only the trampoline's and the monitor's own exits leave a clean virtual CPU. */
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		if (decode_io(vcpu, context, exit))
+			return;
+		vcpu->pending = true;
+		exit->kind = DUNE_EXIT_BROKEN;
+		exit->reason = run->exit_reason;
+		return;
+	case KVM_EXIT_MMIO: /* an address without memory: cannot be reached through tables we made */
+	case KVM_EXIT_HLT:
+	case KVM_EXIT_DEBUG:
+	case KVM_EXIT_HYPERCALL:
+		vcpu->pending = true;
+		exit->kind = DUNE_EXIT_BROKEN;
+		exit->reason = run->exit_reason;
+		return;
+	case KVM_EXIT_SHUTDOWN:
+	case KVM_EXIT_FAIL_ENTRY:
+	case KVM_EXIT_INTERNAL_ERROR:
+	default:
+		broken(vcpu, exit, run->exit_reason, 0);
+		return;
+	}
+}
+
+int dune_vcpu_save(struct dune_vcpu *vcpu, struct dune_context *context)
+{
+	if (vcpu->tenant != context->tenant)
+		return 0;
+	size_t size = vcpu->machine->vector_size;
+	if (!context->vector && !(context->vector = calloc(1, size ? size : sizeof(struct kvm_fpu))))
+		return dune_fail(ENOMEM, "out of memory");
+	unsigned long request = !size ? KVM_GET_FPU : vcpu->machine->has_xsave2_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+	if (ioctl(vcpu->fd, request, context->vector) != 0)
+		return dune_fail(errno, "KVM does not give the vector state: %s", strerror(errno));
+	context->saved = true;
+	vcpu->tenant = 0;
+	return 0;
+}
+
+void dune_vcpu_release(struct dune_vcpu *vcpu)
+{
+	vcpu->tenant = 0;
+}
+
+int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const struct dune_edit *edits, size_t count)
+{
+	const struct dune_machine *machine = vcpu->machine;
+	struct kvm_run *run = vcpu->run;
+	if (vcpu->pending)
+		complete_pending(vcpu);
+	while (count) {
+		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
+		memcpy(vcpu->area->edits, edits, some * sizeof *edits);
+		run->s.regs.sregs.cr3 = machine->edit_root;
+		set_monitor_segments(&run->s.regs.sregs);
+		run->s.regs.regs = (struct kvm_regs){
+			.rip = machine->window + WINDOW_MONITOR + (dune_monitor_edit - dune_monitor_begin),
+			.rsi = vcpu->area_address + offsetof(struct dune_processor_area, edits),
+			.rcx = some,
+			.rdx = context->root,
+			.rsp = vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack),
+			.rflags = 2,
+		};
+		run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+		run->immediate_exit = 0;
+		int error;
+		do {
+			error = enter(vcpu);
+			run->immediate_exit = 0;
+			run->kvm_dirty_regs = 0;
+		} while (error == EINTR || error == EAGAIN);
+		if (error || run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_MONITOR) {
+			dune_vcpu_reset(vcpu);
+			return dune_fail(EIO, "the monitor failed to edit page tables: %s",
+					 dune_exit_name(error ? UINT_MAX : run->exit_reason));
+		}
+		vcpu->generation = ++context->generation;
+		edits += some;
+		count -= some;
+	}
+	return 0;
+}

@@ -1,0 +1,108 @@
+/*
+ * vcpu.h - virtual CPUs and the run loop.
+ *
+ * A virtual CPU belongs to one host thread from its first use to the thread's end (moving one is expensive on
+ * stock kernels), then to the next thread that needs one.  Compartments move between virtual CPUs freely: what
+ * they are made of besides memory is a struct dune_context.
+ */
+#ifndef DUNE_VCPU_H
+#define DUNE_VCPU_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "kvm/machine.h"
+
+/* The processor state of a compartment that is not running. */
+struct dune_context {
+	uint64_t tenant;       /* unique per life: who this is */
+	uint64_t root;         /* page-table root, guest-physical */
+	uint64_t generation;   /* of the root: grows with each edit made by the monitor */
+	struct kvm_regs regs;  /* general registers, RIP, RFLAGS */
+	uint64_t fs_base, gs_base;
+	bool saved;            /* vector and events below are to be restored */
+	bool events_saved;
+	void *vector;          /* vector state, machine->vector_size bytes, owned; NULL until first saved */
+	struct kvm_vcpu_events events;
+};
+
+enum dune_exit_kind {
+	DUNE_EXIT_SYSTEM_CALL, /* RAX and arguments in regs; regs.rip is where it goes on */
+	DUNE_EXIT_SERVICE,     /* a library call: number in RAX; 0 ends the life */
+	DUNE_EXIT_EXCEPTION,   /* vector, error_code, address */
+	DUNE_EXIT_KICKED,      /* by a signal, in ring 3: the compartment can go on */
+	DUNE_EXIT_BROKEN,      /* the virtual CPU cannot go on: reason; it has been made anew */
+};
+
+struct dune_exit {
+	enum dune_exit_kind kind;
+	unsigned vector;
+	uint64_t error_code;
+	uint64_t address;    /* CR2, for page faults */
+	bool from_monitor;   /* EXCEPTION: raised by ring 0, a bug of the monitor */
+	unsigned reason;     /* BROKEN: KVM's exit reason, or UINT_MAX if KVM_RUN failed: error */
+	int error;
+};
+
+struct dune_vcpu {
+	struct dune_machine *machine;
+	int fd;
+	struct kvm_run *run;
+	struct dune_processor_area *area; /* here; in the guest at `area_address` */
+	uint64_t area_address;
+	uint64_t tenant;      /* whose registers the virtual CPU holds; 0: nobody's */
+	uint64_t generation;  /* of the root it has loaded */
+	bool pending;         /* the last exit may have left an operation or event behind (law 5) */
+	pthread_t thread;
+	_Atomic bool running; /* between entering and leaving KVM_RUN */
+	uint64_t exits;       /* that reached user space, monitor calls included */
+	struct dune_vcpu *next, *next_free;
+};
+
+/* Returns the calling thread's virtual CPU, NULL with errno (EAGAIN none left).  Takes its own lock. */
+struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);
+
+/* Exits of all virtual CPUs that reached user space, the probe's included. */
+uint64_t dune_exits_total(void);
+
+/* The signal that takes a thread out of KVM_RUN; its handler is installed by the first dune_vcpu_get(). */
+int dune_kick_signal(void);
+
+/* Makes the vector registers of a context clean for its first run.  Preconditions: the trampoline runs first. */
+void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root);
+void dune_context_free(struct dune_context *context);
+
+/*
+ * Runs a compartment until it exits.  Brings the state in, makes sure that nothing of the last tenant is left in
+ * the virtual CPU, runs, and decodes the exit; regs, fs_base and gs_base are up to date afterwards.
+ * Preconditions: called by the owner of the virtual CPU; nobody else runs this context.
+ * Postconditions: exit->kind says what happened; after BROKEN the context is lost.
+ */
+void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
+
+/* Saves the vector state and pending events of the context that ran last, so that another one can run here or this
+ * one elsewhere.  Does nothing if `context` is not the tenant.  Errors: ENOMEM, or KVM's. */
+int dune_vcpu_save(struct dune_vcpu *vcpu, struct dune_context *context);
+
+/* Forgets the tenant: its life is over.  Whoever runs next starts clean. */
+void dune_vcpu_release(struct dune_vcpu *vcpu);
+
+/*
+ * Has the monitor write `count` page-table entries of the context's address space, and flush.  On return no virtual
+ * CPU that runs afterwards sees the old entries (the generation says so); the context must not be running elsewhere.
+ * Errors: EIO the virtual CPU failed.
+ */
+int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const struct dune_edit *edits, size_t count);
+
+/* Brings every register that a compartment cannot change into its one state, as the machine's host facts say: done
+ * at birth and after a failure.  Errors: KVM's. */
+int dune_vcpu_reset(struct dune_vcpu *vcpu);
+
+/* Takes the virtual CPU out of KVM_RUN if it is in it. */
+void dune_vcpu_kick(struct dune_vcpu *vcpu);
+
+/* A name for KVM's exit reasons. */
+const char *dune_exit_name(unsigned reason);
+
+#endif
