@@ -1,0 +1,80 @@
+/*
+ * address_space.h - the memory of a compartment: its page table, its private pages, the tags mapped into it.
+ *
+ * Address spaces are made once and then recycled for ever, so no page that was a table ever becomes another one.
+ * Law 2 is kept here: from outside, entries are only filled in where they were not present, or replaced in answer to
+ * a write fault; everything else is an edit made by the monitor (dune_vcpu_edit).
+ * Caller holds the supervisor lock.
+ */
+#ifndef STHREAD_ADDRESS_SPACE_H
+#define STHREAD_ADDRESS_SPACE_H
+
+#include <sys/uio.h>
+
+#include "supervisor.h"
+
+struct private_page {
+	uint64_t address;
+	uint64_t frame;
+	uint64_t origin; /* the snapshot's frame; 0: zeros */
+};
+
+struct address_space {
+	struct dune_context context;
+	uint64_t id;
+	uint64_t lives;
+	uint64_t shape;       /* of the last policy that used it */
+	struct private_page *pages;
+	size_t page_count, page_room;
+	struct policy_tag tag[POLICY_TAGS]; /* mapped */
+	unsigned tags;
+	struct dune_life *life;
+	uint8_t *canary;      /* where the stack canary of this space is, here */
+	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
+	bool in_use;
+	struct address_space *next; /* all of them */
+	struct address_space *next_idle;
+};
+
+/* What the memory of a life may be, beyond the snapshot; kept by the compartment. */
+struct memory_bounds {
+	uint64_t heap_end;  /* program break: [snapshot.heap_end, heap_end) is private growth */
+	uint64_t arena_end; /* [window + SPACE_ARENA, arena_end) is private */
+	uint64_t quota;     /* bytes */
+	const struct policy *policy;
+	uint64_t *pages_copied; /* counter */
+};
+
+/* Takes an idle address space that suits the policy best, or makes one; maps its tags and no others.
+ * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO. */
+struct address_space *address_space_take(const struct policy *policy, uint64_t *restored);
+/* Gives it back after a life. */
+void address_space_release(struct address_space *space);
+/* Puts private pages back to pristine.  Returns how many. */
+uint64_t address_space_restore(struct address_space *space);
+/* Begins a life: new instance, fresh randomness and canary.  Errors: those of getrandom(2). */
+int address_space_begin(struct address_space *space, uint64_t instance);
+
+/* Answers a page fault.  Returns 0 if the compartment can go on, -1 if it had no right to the access. */
+int address_space_fault(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, uint64_t error_code);
+
+/* Describes [address, address + length) of a compartment's memory as pieces of ours, by the compartment's own rights,
+ * making private copies where it writes.  Returns the number of bytes described (it stops at a hole or when `room`
+ * pieces are used), -1 with EFAULT if not even the first is. */
+ssize_t address_space_pieces(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, size_t length,
+			     bool write, struct iovec *pieces, int room, int *count);
+/* Copy between a compartment's memory and ours.  Return 0, or -1 with EFAULT and part of it copied. */
+int address_space_read(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, void *to, size_t length);
+int address_space_write(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, const void *from,
+			size_t length);
+/* Copies a string of at most room - 1 bytes.  Errors: EFAULT; ENAMETOOLONG. */
+int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to, size_t room);
+/* Zeroes the private pages in [start, end): memory that the compartment gave back. */
+void address_space_clear(struct address_space *space, uint64_t start, uint64_t end);
+
+/* Takes the mappings of a tag that is being deleted out of every address space, running ones included; when it returns
+ * 0 none has it.  Releases the lock while it waits.  Errors: EIO. */
+struct tag;
+int address_spaces_revoke(const struct tag *tag);
+
+#endif

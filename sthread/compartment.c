@@ -1,0 +1,113 @@
+/* compartment.c - see compartment.h */
+#define _GNU_SOURCE
+#include "compartment.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Runs in ring 3 at the end of a body that could write to a file: what stdio still holds goes out. */
+static void flush_stdio(void)
+{
+	fflush(NULL);
+}
+
+struct memory_bounds compartment_bounds(struct compartment *compartment)
+{
+	return (struct memory_bounds){ .heap_end = compartment->heap_end,
+				       .arena_end = compartment->arena_end,
+				       .quota = compartment->policy.memory,
+				       .policy = &compartment->policy,
+				       .pages_copied = &compartment->info.pages_copied };
+}
+
+static int open_files(struct compartment *compartment)
+{
+	const struct policy *policy = &compartment->policy;
+	for (unsigned i = 0; i < policy->files; i++) {
+		const struct policy_file *grant = &policy->file[i];
+		struct open_file *file = policy_open_file(grant->file);
+		if (!file)
+			return dune_fail(EBADF, "the policy names a file that sc_destroy() has released");
+		if (grant->number >= COMPARTMENT_FILES)
+			return dune_fail(EBADF, "descriptors above %d cannot be granted", COMPARTMENT_FILES - 1);
+		open_file_get(file);
+		compartment->files[grant->number] = (struct descriptor){ .file = file, .prot = grant->prot };
+	}
+	for (unsigned i = 0; i < policy->paths; i++) {
+		struct open_file *file = policy_open_file(policy->path[i].file);
+		if (!file)
+			return dune_fail(EBADF, "the policy names a directory that sc_destroy() has released");
+		open_file_get(file);
+	}
+	return 0;
+}
+
+static void close_files(struct compartment *compartment)
+{
+	for (int number = 0; number < COMPARTMENT_FILES; number++)
+		if (compartment->files[number].file)
+			descriptor_close(compartment, number);
+	for (unsigned i = 0; i < compartment->policy.paths; i++) {
+		struct open_file *file = policy_open_file(compartment->policy.path[i].file);
+		if (file)
+			open_file_put(file);
+	}
+}
+
+int compartment_begin(struct compartment *compartment, const struct policy *policy)
+{
+	uint64_t restored = 0;
+	memset(compartment, 0, sizeof *compartment);
+	compartment->policy = *policy;
+	compartment->heap_end = supervisor.snapshot.heap_end;
+	compartment->arena_end = supervisor.machine->window + SPACE_ARENA;
+	compartment->info.system_call = -1;
+	if (open_files(compartment) != 0) {
+		compartment->policy.paths = 0;
+		close_files(compartment);
+		return -1;
+	}
+	compartment->space = address_space_take(policy, &restored);
+	if (!compartment->space) {
+		close_files(compartment);
+		return -1;
+	}
+	compartment->instance = supervisor_new_instance();
+	if (address_space_begin(compartment->space, compartment->instance) != 0) {
+		compartment_end(compartment);
+		return -1;
+	}
+	compartment->info.address_space = compartment->space->id;
+	compartment->info.instance = compartment->instance;
+	compartment->info.pages_restored = restored;
+	compartment->info.recycled = compartment->space->lives > 1;
+	supervisor.statistics.lives++;
+	supervisor.statistics.lives_recycled += compartment->info.recycled;
+	return 0;
+}
+
+void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush)
+{
+	const struct dune_machine *machine = supervisor.machine;
+	struct dune_context *context = &compartment->space->context;
+	context->regs = (struct kvm_regs){
+		.rip = machine->trampoline_enter,
+		.rsp = machine->window + SPACE_STACK_TOP,
+		.rbx = function,
+		.rdi = first,
+		.rsi = second,
+		.r12 = flush ? (uint64_t)flush_stdio : 0,
+		.r13 = machine->trampoline_service,
+	};
+	context->fs_base = supervisor.snapshot.thread_pointer;
+	context->gs_base = 0;
+}
+
+void compartment_end(struct compartment *compartment)
+{
+	close_files(compartment);
+	if (compartment->space)
+		address_space_release(compartment->space);
+	compartment->space = NULL;
+}

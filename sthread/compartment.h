@@ -1,0 +1,107 @@
+/*
+ * compartment.h - one life: an address space, a policy, descriptors, registers.  An sthread is a stack of them: its
+ * own, and the gates it is in.  Caller holds the supervisor lock.
+ */
+#ifndef STHREAD_COMPARTMENT_H
+#define STHREAD_COMPARTMENT_H
+
+#include "address_space.h"
+#include "callgate.h"
+
+enum { COMPARTMENT_FILES = 64 };
+
+struct descriptor {
+	struct open_file *file; /* NULL: free */
+	int prot;
+};
+
+/* A range of the private arena that munmap() gave back. */
+struct free_range {
+	uint64_t start, size;
+};
+
+struct compartment {
+	struct address_space *space;
+	struct policy policy;
+	struct descriptor files[COMPARTMENT_FILES]; /* by the compartment's own numbers */
+	uint64_t heap_end, arena_end;
+	struct free_range free_ranges[32];
+	unsigned free_range_count;
+	uint64_t instance;
+	uint64_t run_nanoseconds; /* of this life, or of this call of a gate */
+	struct sthread_info info;
+};
+
+/* Begins a life: takes an address space for the policy and opens its files.  On failure nothing is held.
+ * Errors: as address_space_take(); EBADF a file of the policy is gone. */
+int compartment_begin(struct compartment *compartment, const struct policy *policy);
+/* Sets the registers for a call of function(first, second) from the trampoline. */
+void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);
+/* Ends a life: closes its files, gives the address space back. */
+void compartment_end(struct compartment *compartment);
+struct memory_bounds compartment_bounds(struct compartment *compartment);
+
+/* The lowest free number gets file; -1 with EMFILE.  Takes over the reference. */
+int descriptor_add(struct compartment *compartment, struct open_file *file, int prot);
+/* The file behind a number if it is held with these rights (0: any); NULL with EBADF. */
+struct open_file *descriptor_get(const struct compartment *compartment, long number, int prot);
+int descriptor_close(struct compartment *compartment, long number);
+
+/* What serving a call came to. */
+enum served {
+	SERVED,      /* the answer is in RAX: go on */
+	SERVED_PARK, /* it would block: call again when `wait` says so */
+	SERVED_END,  /* the life is over: info.end says how */
+};
+struct wait {
+	int fd;
+	short events;
+};
+
+/* Serves the system call in the compartment's registers. */
+enum served system_call_serve(struct compartment *compartment, struct wait *wait);
+
+/* ---- gates and sthreads ---------------------------------------------------------------------------- */
+
+/* A callgate (callgate.c). */
+struct gate {
+	cgate_t handle;
+	cgate_fn entry;
+	void *trusted;
+	struct policy policy;
+	sc_t words;  /* the same policy: holds the references to its files */
+	bool fresh;  /* pristine for each call */
+	bool alive;  /* its compartment has begun a life */
+	bool busy;   /* a call is under way */
+	struct compartment compartment;
+	/* The call under way: where its caller wants what. */
+	bool is_message;
+	uint64_t result_at, answer_at, answer_size_at, answer_room;
+};
+
+/* An sthread, or a call of a gate from host mode (then own.space is NULL). */
+struct sthread {
+	sthread_t handle;
+	struct compartment own;
+	struct gate *gates[CGATE_DEPTH_MAX]; /* the gates it is in, innermost last */
+	unsigned depth;
+	enum sthread_state state;
+	bool busy;           /* a thread is driving it */
+	bool killed;
+	bool retry;          /* the call in its registers is to be served again */
+	bool waits_for_step; /* parked by sthread_park() */
+	struct wait wait;
+	uint64_t result;
+};
+
+/* Runs an sthread until it ends, parks or has spent its slice; sets its state.  Releases the lock while it runs. */
+void sthread_drive(struct sthread *sthread);
+
+/* Serves SERVICE_GATE and SERVICE_GATE_BUFFER of the compartment at the top of the stack: pushes the gate and returns
+ * 0, or returns the errno that the caller gets. */
+int gate_service(struct sthread *sthread, struct compartment *caller, bool message);
+/* The gate at the top of the stack is done: pops it and returns what its caller gets, 0 or an errno; its result and
+ * its answer have been delivered.  caller is NULL for a call from host mode. */
+int gate_finish(struct sthread *sthread, struct compartment *caller, bool returned);
+
+#endif

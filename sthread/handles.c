@@ -1,0 +1,62 @@
+/* handles.c - see handles.h */
+#include "handles.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { INDEX_BITS = 18, INDEX_MASK = (1 << INDEX_BITS) - 1, GENERATION_MASK = (1 << (31 - INDEX_BITS)) - 1 };
+
+int handle_new(struct handles *handles, void *object)
+{
+	uint32_t index;
+	if (handles->free_list) {
+		index = handles->free_list - 1;
+		handles->free_list = handles->slots[index].next_free;
+	} else {
+		if (handles->count > INDEX_MASK) {
+			errno = ENFILE;
+			return -1;
+		}
+		if (handles->count == handles->room) {
+			uint32_t room = handles->room ? 2 * handles->room : 64;
+			struct handle_slot *grown = realloc(handles->slots, room * sizeof *grown);
+			if (!grown)
+				return -1;
+			handles->slots = grown;
+			handles->room = room;
+		}
+		index = handles->count++;
+		handles->slots[index] = (struct handle_slot){ .generation = 1 };
+	}
+	struct handle_slot *slot = &handles->slots[index];
+	slot->object = object;
+	return (int)(slot->generation << INDEX_BITS | index);
+}
+
+static struct handle_slot *find(const struct handles *handles, int handle)
+{
+	uint32_t index = (uint32_t)handle & INDEX_MASK;
+	if (handle < 0 || index >= handles->count)
+		return NULL;
+	struct handle_slot *slot = &handles->slots[index];
+	return slot->object && slot->generation == (uint32_t)handle >> INDEX_BITS ? slot : NULL;
+}
+
+void *handle_get(const struct handles *handles, int handle)
+{
+	const struct handle_slot *slot = find(handles, handle);
+	return slot ? slot->object : NULL;
+}
+
+void handle_end(struct handles *handles, int handle)
+{
+	struct handle_slot *slot = find(handles, handle);
+	if (!slot)
+		return;
+	slot->object = NULL;
+	slot->generation = (slot->generation + 1) & GENERATION_MASK;
+	if (!slot->generation)
+		slot->generation = 1;
+	slot->next_free = handles->free_list;
+	handles->free_list = (uint32_t)(slot - handles->slots) + 1;
+}

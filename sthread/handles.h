@@ -1,0 +1,29 @@
+/*
+ * handles.h - small integers for objects: an index and a generation, so that a stale one is noticed.
+ * Caller serialises (supervisor lock).
+ */
+#ifndef STHREAD_HANDLES_H
+#define STHREAD_HANDLES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct handle_slot {
+	void *object; /* NULL: free */
+	uint32_t generation;
+	uint32_t next_free; /* index + 1; 0 ends the list */
+};
+
+struct handles {
+	struct handle_slot *slots;
+	uint32_t count, room, free_list;
+};
+
+/* Returns a handle (>= 0) for object; -1 with ENFILE or ENOMEM. */
+int handle_new(struct handles *handles, void *object);
+/* Returns the object, or NULL if the handle is stale or was never given. */
+void *handle_get(const struct handles *handles, int handle);
+/* Ends a handle.  Preconditions: handle_get() knows it. */
+void handle_end(struct handles *handles, int handle);
+
+#endif

@@ -1,0 +1,215 @@
+/*
+ * sthread.h - compartments inside one process, kept apart by the hardware.
+ *
+ * An sthread runs a function of this program in an address space of its own (own page table, in a
+ * virtual machine that shares nothing else with the process), with default-deny memory, file
+ * descriptors and system calls.  What it may touch is named by a policy (sc_t).
+ *
+ * Conventions.  Every function returns 0 or -1 (pointers: NULL) and sets errno; libraries never print
+ * and never exit.  sthread_error() gives the sentence behind the last failure of the calling thread.
+ * All calls are thread-safe; one sc_t and one handle are driven by one thread at a time (EBUSY).
+ * Inside an sthread only sthread_park(), cgate_call(), cgate_call_buf(), smalloc() and sfree() work;
+ * every other call of this header fails there with EPERM.
+ */
+#ifndef STHREAD_H
+#define STHREAD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define STHREAD_CHECKED __attribute__((warn_unused_result))
+#else
+#define STHREAD_CHECKED
+#endif
+
+typedef int sthread_t; /* a running or ended compartment: index and generation, never reused while held */
+typedef int tag_t;     /* a region of tagged memory: index and generation */
+typedef int cgate_t;   /* a callgate, see <callgate.h> */
+
+typedef void *(*stcb_t)(void *); /* the body of an sthread */
+
+/* A policy ("security context").  Opaque, 1 KiB, allocated by the caller, holds no pointer of the caller. */
+typedef struct sc {
+	uint64_t opaque[128];
+} sc_t;
+
+/*
+ * Takes the snapshot of the process that every sthread starts from and opens KVM.
+ * Call it early in main(), after what sthreads shall find initialised (an SSL_CTX, say) and before any
+ * secret is read.  stdio is flushed and freed heap memory is scrubbed.  Of the environment only LANG, LC_*
+ * and TZ are visible to sthreads, of the arguments only argv[0].
+ *
+ * Preconditions: the process has one thread.
+ * Called from: host mode.  A second call returns 0 and does nothing.
+ * Errors: EBUSY other threads are running; ENOENT, EACCES no /dev/kvm or no right to it; ENOTSUP this KVM
+ * lacks what is needed; ENOMEM.  sthread_error() names cause and cure.
+ */
+int sthread_init(void) STHREAD_CHECKED;
+
+/* The one-sentence reason of the calling thread's last failure in this library; never NULL, owned by the
+ * library, valid until the thread's next failing call.  Called from: host mode. */
+const char *sthread_error(void);
+
+/* ---- policies -------------------------------------------------------------------------------------- */
+
+/* Makes *sc the policy that grants nothing.  Pairs with sc_destroy() if descriptors or paths are added. */
+void sc_init(sc_t *sc);
+/* Releases the duplicates of descriptors that *sc keeps, and makes it a policy that grants nothing.
+ * Running sthreads hold their own.  Preconditions: sc_init() or sc_copy() was called on *sc. */
+void sc_destroy(sc_t *sc);
+/* Makes *to an independent copy of *from, which must be released on its own.  (A plain assignment copies the
+ * words but not the ownership: use that for a policy that only one of the two will destroy.) */
+int sc_copy(sc_t *to, const sc_t *from) STHREAD_CHECKED;
+
+/* The sc_*_add functions may be called as statements: the first failure is remembered in the policy, and
+ * sthread_create() and cgate_create() then fail with it. */
+
+/* Grants the memory of a tag.  prot: PROT_READ, or PROT_READ|PROT_WRITE.
+ * Errors: EINVAL bad prot; EBADF no such tag; ENOSPC policy full. */
+int sc_mem_add(sc_t *sc, tag_t tag, int prot);
+/* Grants the open file behind fd under the same number.  prot: PROT_READ to read from it, PROT_WRITE to write
+ * to it.  The policy keeps a close-on-exec duplicate: closing or reusing fd in the process changes nothing.
+ * read, write, readv, writev, lseek, fstat, fcntl(F_GETFL) and close on it need no sc_sys_add().
+ * Errors: EBADF; EINVAL bad prot; ENOSPC; EMFILE. */
+int sc_fd_add(sc_t *sc, int fd, int prot);
+/* Grants files beneath the directory dirfd for open and openat (which sc_sys_add must allow as well).
+ * A relative path is looked up beneath the granted directories in the order of the grants, an absolute one
+ * beneath the grant whose own path it starts with.  A path can never lead out of the directory (openat2 with
+ * RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS); devices and files of proc and sysfs are refused.
+ * prot: PROT_READ, PROT_WRITE or both.  Errors: EBADF; ENOTDIR; EINVAL; ENOSPC; EMFILE. */
+int sc_path_add(sc_t *sc, int dirfd, int prot);
+/* Grants a system call.  SYS_open and SYS_openat imply each other.  Errors: EINVAL not a system call number. */
+int sc_sys_add(sc_t *sc, int sysno);
+/* Grants calling a gate.  Errors: EBADF no such gate; ENOSPC. */
+int sc_cgate_add(sc_t *sc, cgate_t gate);
+
+enum {
+	SC_KILL = 1, /* a call that is not granted or not known ends the sthread instead of failing */
+};
+/* Sets flags of the policy.  Errors: EINVAL unknown flag. */
+int sc_flags_add(sc_t *sc, unsigned flags);
+/* Sets how long the sthread may run on a processor in all; 0 restores the default of 10,000 milliseconds. */
+int sc_cpu_budget(sc_t *sc, unsigned milliseconds);
+/* Sets how much private memory (copied pages, stack, heap growth, page tables) it may use; 0 restores the
+ * default of 256 MiB. */
+int sc_memory_quota(sc_t *sc, size_t bytes);
+
+/* ---- sthreads -------------------------------------------------------------------------------------- */
+
+/*
+ * Starts cb(arg) in a compartment with the policy *sc and runs it on the calling thread until it ends, parks
+ * (it would block) or has spent its slice of 10 ms.  The policy is copied.
+ * cb and everything it calls must have been loaded before sthread_init().
+ * On success *st is a handle that sthread_join() must release.
+ * Called from: host mode, any thread.
+ * Errors: EPERM before sthread_init() or inside an sthread; EINVAL; EBADF the policy names a tag or gate that
+ * is gone; EAGAIN too many sthreads; ENOMEM; else the policy's remembered failure.
+ */
+int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg) STHREAD_CHECKED;
+
+enum sthread_end {
+	STHREAD_RETURNED,     /* the body returned */
+	STHREAD_EXITED,       /* it called exit() or _exit() */
+	STHREAD_FAULTED,      /* it touched what it may not, or raised another exception: vector, error_code, address */
+	STHREAD_DENIED,       /* SC_KILL and a call that was not granted: system_call */
+	STHREAD_OUT_OF_CPU,   /* its budget of processor time is spent */
+	STHREAD_KILLED,       /* sthread_kill() */
+	STHREAD_HOST_FAILURE, /* the virtual processor could not go on: system_call holds the exit reason */
+};
+
+struct sthread_info {
+	enum sthread_end end;
+	int exit_status;          /* STHREAD_EXITED: the argument of exit() */
+	int system_call;          /* the last call that was refused, -1 if none was */
+	unsigned vector;          /* STHREAD_FAULTED: the exception, 14 for a page fault */
+	uint64_t error_code;      /* STHREAD_FAULTED: as the processor pushed it */
+	uint64_t address;         /* STHREAD_FAULTED, page fault: the address touched */
+	uint64_t instruction;     /* STHREAD_FAULTED: the instruction that raised it */
+	uint64_t address_space;   /* which address space it ran in (recycled ones keep theirs) */
+	uint64_t instance;        /* which life this was; never repeated in the process */
+	uint64_t exits;           /* virtual machine exits that reached user space */
+	uint64_t traps;           /* exceptions, page faults included */
+	uint64_t calls_served;    /* system calls and library calls served */
+	uint64_t calls_denied;    /* system calls refused: not granted or not known */
+	uint64_t gate_calls;      /* callgates called */
+	uint64_t pages_copied;    /* snapshot pages copied on first write, and zeroed pages given */
+	uint64_t pages_restored;  /* pages put back to pristine when the address space was recycled for this life */
+	uint64_t parks;           /* times it was parked */
+	uint64_t run_nanoseconds; /* time spent running */
+	int recycled;             /* 1: started in an address space that had served before */
+};
+
+/* Waits for the end of an sthread (running it on the calling thread while it can run) and releases the handle.
+ * Returns 0 and, if ret is not NULL, the body's result in *ret when the body returned; -1 with ECANCELED, the
+ * handle released all the same, when it ended otherwise.  Errors: EBADF no such sthread; EBUSY another thread
+ * drives it; EPERM inside an sthread; EDEADLK it is parked by sthread_park() and only a step can resume it. */
+int sthread_join(sthread_t st, void **ret);
+/* The same, and says how it ended. */
+int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info);
+
+enum sthread_state {
+	STHREAD_ENDED,    /* sthread_join() will not wait */
+	STHREAD_RUNNABLE, /* its slice was spent: step it again */
+	STHREAD_PARKED,   /* it waits: sthread_wait_fd() says for what */
+};
+
+/* Resumes an sthread and runs it on the calling thread until it ends, parks again or has spent its slice.
+ * Stepping an ended sthread does nothing.  Errors: EBADF; EBUSY; EPERM. */
+int sthread_step(sthread_t st) STHREAD_CHECKED;
+/* Says in *state where an sthread stands.  Errors: EBADF; EINVAL; EPERM. */
+int sthread_state(sthread_t st, enum sthread_state *state) STHREAD_CHECKED;
+/* Says which descriptor of the process, and which events of poll(2), a parked sthread waits for: *fd is -1 when
+ * it called sthread_park().  The descriptor belongs to the library.  Errors: EBADF; EAGAIN it is not parked. */
+int sthread_wait_fd(sthread_t st, int *fd, short *events) STHREAD_CHECKED;
+/* Ends a parked or runnable sthread; sthread_join() is still due.  Errors: EBADF; EBUSY; EPERM. */
+int sthread_kill(sthread_t st) STHREAD_CHECKED;
+/* The counters of an sthread so far.  Errors: EBADF; EINVAL; EPERM. */
+int sthread_get_info(sthread_t st, struct sthread_info *info) STHREAD_CHECKED;
+
+/* Inside an sthread: gives the processor back and sleeps until the next sthread_step().
+ * Errors: EPERM outside an sthread. */
+int sthread_park(void);
+
+/* Counters of the process since sthread_init(). */
+struct sthread_statistics {
+	uint64_t lives;              /* sthreads started */
+	uint64_t lives_recycled;     /* of them in a recycled address space */
+	uint64_t exits;              /* virtual machine exits that reached user space */
+	uint64_t traps;              /* exceptions raised by compartments */
+	uint64_t calls_served;       /* system calls and library calls served */
+	uint64_t calls_denied;       /* system calls refused */
+	uint64_t gate_calls;         /* callgate calls */
+	uint64_t monitor_edits;      /* page-table entries changed by the monitor in ring 0 */
+	uint64_t pages_copied;       /* private pages made */
+	uint64_t pages_restored;     /* private pages put back to pristine */
+	uint64_t address_spaces;     /* address spaces made so far */
+	uint64_t frames_used;        /* pages of the pool in use, snapshot included */
+	uint64_t snapshot_pages;     /* pages of the snapshot */
+};
+/* Errors: EINVAL; EPERM before sthread_init(). */
+int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
+
+/* ---- tagged memory --------------------------------------------------------------------------------- */
+
+/* Makes a tag: a region of memory that can be granted to sthreads.  The process itself can always use it, at
+ * the same addresses.  Errors (-1): EPERM before sthread_init() or inside an sthread; ENFILE; ENOMEM. */
+tag_t tag_new(void) STHREAD_CHECKED;
+/* Deletes a tag and its memory.  When it returns no sthread can reach the memory, running ones included.
+ * Errors: EBADF; EPERM. */
+int tag_delete(tag_t tag);
+/* Allocates size bytes, aligned to 16, zeroed, in a tag.  Inside an sthread the tag must be granted for writing.
+ * The allocator's lists are never in the tag.  Errors (NULL): EBADF; ENOMEM; EINVAL size 0; EPERM. */
+void *smalloc(tag_t tag, size_t size) STHREAD_CHECKED;
+/* Frees what smalloc() returned; NULL is ignored.  A pointer that smalloc() did not return, or that was freed
+ * already, changes nothing and sets errno to EINVAL. */
+void sfree(void *pointer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,184 @@
+/* init.c - sthread_init(), and the small things that every file of the supervisor needs. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "process_map.h"
+#include "scrub.h"
+#include "supervisor.h"
+
+struct supervisor supervisor = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+/* What the library knows about where it runs.  The process's own says 0; the snapshot's copy is set to where the
+ * service exit is, so inside a compartment it is not 0.  A compartment that changes its copy fools only itself. */
+static volatile struct {
+	uint64_t not_zero; /* pages of zeros have no copy of their own in the snapshot */
+	uint64_t service;
+} place = { .not_zero = 1 };
+
+bool supervisor_inside(void)
+{
+	return place.service != 0;
+}
+
+void supervisor_lock(void)
+{
+	pthread_mutex_lock(&supervisor.lock);
+}
+
+void supervisor_unlock(void)
+{
+	pthread_mutex_unlock(&supervisor.lock);
+}
+
+const char *sthread_error(void)
+{
+	return dune_error();
+}
+
+int supervisor_enter(void)
+{
+	if (supervisor_inside()) {
+		errno = EPERM;
+		return -1;
+	}
+	if (supervisor.ready && supervisor.process == getpid())
+		return 0;
+	return dune_fail(EPERM, supervisor.ready ? "sthreads cannot be used in the child of a fork: call exec, or sthread_init() there"
+						 : "sthread_init() has not been called, or has failed");
+}
+
+/* ---- services -------------------------------------------------------------------------------------- */
+
+/* The red zone is stepped over, because the CALL pushes; the trampoline clobbers RCX, RDX and R11 at most. */
+long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
+{
+	long answer = (long)number;
+	register uint64_t r10 __asm__("r10") = d;
+	register uint64_t r8 __asm__("r8") = e;
+	register uint64_t entry __asm__("r9") = place.service;
+	__asm__ volatile("leaq -128(%%rsp), %%rsp\n\t"
+			 "callq *%[entry]\n\t"
+			 "leaq 128(%%rsp), %%rsp"
+			 : "+a"(answer), "+D"(a), "+S"(b), "+d"(c), "+r"(r10), "+r"(r8), [entry] "+r"(entry)
+			 :
+			 : "rcx", "r11", "memory", "cc");
+	return answer;
+}
+
+long supervisor_service_yielding(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
+{
+	uint32_t mxcsr;
+	uint16_t control;
+	__asm__ volatile("stmxcsr %0\n\tfnstcw %1" : "=m"(mxcsr), "=m"(control));
+	long answer = supervisor_service(number, a, b, c, d, e);
+	/* All vector registers are the callee's to change (System V ABI, 3.2.1); the control words are not. */
+	__asm__ volatile("ldmxcsr %0\n\tfldcw %1"
+			 :
+			 : "m"(mxcsr), "m"(control)
+			 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+			   "xmm12", "xmm13", "xmm14", "xmm15");
+	return answer;
+}
+
+int supervisor_answer(long answer)
+{
+	if (answer >= 0)
+		return 0;
+	errno = (int)-answer;
+	return -1;
+}
+
+/* ---- identity and randomness ----------------------------------------------------------------------- */
+
+uint32_t supervisor_process_id(uint64_t instance)
+{
+	const uint64_t numbers = 0x7ffffffe; /* 1 .. 2^31 - 2 */
+	return (uint32_t)(1 + ((uint64_t)supervisor.process + instance) % numbers);
+}
+
+uint64_t supervisor_new_instance(void)
+{
+	do
+		supervisor.instances++;
+	while (supervisor_process_id(supervisor.instances) == (uint32_t)supervisor.process);
+	return supervisor.instances;
+}
+
+/* Small requests come from a buffer, so that a life does not cost a system call; what is handed out is wiped. */
+int supervisor_random(void *buffer, size_t size)
+{
+	static uint8_t stock[4096];
+	static size_t used = sizeof stock;
+	static pid_t owner;
+	if (size <= sizeof stock / 16) {
+		if (used + size > sizeof stock || owner != supervisor.process) {
+			if (getrandom(stock, sizeof stock, 0) != sizeof stock)
+				return dune_fail(EIO, "the kernel gives no random bytes");
+			used = 0;
+			owner = supervisor.process;
+		}
+		memcpy(buffer, stock + used, size);
+		explicit_bzero(stock + used, size);
+		used += size;
+		return 0;
+	}
+	return getrandom(buffer, size, 0) == (ssize_t)size ? 0 : dune_fail(EIO, "the kernel gives no random bytes");
+}
+
+/* ---- starting -------------------------------------------------------------------------------------- */
+
+/* The child of a fork shares the virtual CPUs' memory and handles with its parent: it lets go of them. */
+static void in_child(void)
+{
+	if (supervisor.ready)
+		dune_machine_forget();
+}
+
+/* Tells the snapshot's copy of `place` where it is. */
+static int mark_inside(void)
+{
+	uint64_t *copy = snapshot_copy_at(&supervisor.snapshot, supervisor.machine, (uint64_t)&place.service);
+	if (!copy)
+		return dune_fail(ENOTSUP, "the library's own data is not in the snapshot");
+	*copy = supervisor.machine->trampoline_service;
+	return 0;
+}
+
+static int start(void)
+{
+	int threads = process_thread_count();
+	if (threads < 0)
+		return dune_fail(errno, "cannot count the threads of the process: %s", strerror(errno));
+	if (threads != 1)
+		return dune_fail(EBUSY, "sthread_init() was called late: %d threads are running, call it before they start", threads);
+	if (!(supervisor.machine = dune_machine_get()) || !dune_vcpu_get(supervisor.machine))
+		return -1;
+	supervisor.process = getpid();
+	fflush(NULL);
+	if (heap_scrub() != 0)
+		return dune_fail(ENOMEM, "not enough memory to scrub the heap");
+	supervisor.exits_before = dune_exits_total();
+	if (snapshot_take(&supervisor.snapshot, supervisor.machine) != 0 || mark_inside() != 0)
+		return -1;
+	pthread_atfork(NULL, NULL, in_child);
+	supervisor.ready = true;
+	return 0;
+}
+
+int sthread_init(void)
+{
+	if (supervisor_inside()) {
+		errno = EPERM;
+		return -1;
+	}
+	supervisor_lock();
+	int result = supervisor.ready ? 0 : start();
+	supervisor_unlock();
+	if (result == 0 && supervisor.process != getpid())
+		return supervisor_enter();
+	return result;
+}

@@ -1,0 +1,71 @@
+/*
+ * policy.h - the words inside an sc_t, and the open files it names.
+ */
+#ifndef STHREAD_POLICY_H
+#define STHREAD_POLICY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "sthread.h"
+
+enum {
+	POLICY_TAGS = 24,
+	POLICY_FILES = 16,
+	POLICY_PATHS = 8,
+	POLICY_GATES = 16,
+	POLICY_SYSTEM_CALLS = 512,
+	POLICY_MAGIC = 0x5c01,
+	POLICY_CPU_MILLISECONDS = 10000,
+	POLICY_MEMORY = 256 << 20,
+};
+
+struct policy_tag {
+	tag_t tag;
+	int prot;
+};
+struct policy_file {
+	int number; /* in the compartment */
+	int file;   /* handle of a struct open_file */
+	int prot;
+};
+
+struct policy {
+	uint32_t magic;
+	int32_t error; /* the first failure of an sc_*_add, as errno */
+	uint32_t flags;
+	uint32_t cpu_milliseconds;
+	uint64_t memory;
+	uint32_t tags, files, paths, gates;
+	struct policy_tag tag[POLICY_TAGS];
+	struct policy_file file[POLICY_FILES];
+	struct policy_file path[POLICY_PATHS];
+	cgate_t gate[POLICY_GATES];
+	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
+};
+_Static_assert(sizeof(struct policy) <= sizeof(sc_t), "a policy fits in an sc_t");
+
+/* An open file that a policy or a compartment holds: the process's own duplicate, counted. */
+struct open_file {
+	int fd;
+	unsigned references;
+	unsigned mode;  /* st_mode */
+	int handle;     /* its own */
+	char *path;     /* granted directories: where it was, for absolute paths; else NULL */
+};
+
+/* Makes an open file from fd, which it then owns.  NULL with errno: fd is still the caller's. */
+struct open_file *open_file_new(int fd);
+void open_file_get(struct open_file *file);
+/* Drops a reference; the last one closes. */
+void open_file_put(struct open_file *file);
+
+/* Reads a policy out of an sc_t.  Returns 0; -1 with EINVAL, or the policy's remembered failure. */
+int policy_read(const sc_t *sc, struct policy *policy);
+bool policy_allows_call(const struct policy *policy, long number);
+bool policy_allows_gate(const struct policy *policy, cgate_t gate);
+
+/* What policies with the same structure have in common, whichever tags and files they name: the pool's key. */
+uint64_t policy_shape(const struct policy *policy);
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * supervisor.h - the trusted part of libsthread: what its files share.
+ *
+ * One lock guards everything here; it is released while a virtual CPU runs and while a descriptor is waited for.
+ * Its objects live in the process's memory, which no compartment can see (compartments have copies from the time of
+ * sthread_init(), which held nothing yet).
+ */
+#ifndef STHREAD_SUPERVISOR_H
+#define STHREAD_SUPERVISOR_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "handles.h"
+#include "kvm/vcpu.h"
+#include "policy.h"
+#include "snapshot.h"
+#include "sthread.h"
+
+/* Layout of the private part of the window; offsets from the window's start. */
+#define SPACE_MESSAGE_IN (WINDOW_USER)                 /* copied gate messages: 16 KiB in, */
+#define SPACE_MESSAGE_OUT (WINDOW_USER + 0x4000)       /* 16 KiB out, */
+#define SPACE_MESSAGE (WINDOW_USER + 0x8000)           /* and the struct cgate_buffer */
+#define SPACE_MESSAGE_END (WINDOW_USER + 0x9000)
+#define SPACE_STACK_LOW ((uint64_t)0x50000000)         /* 8 MiB of stack, below it nothing */
+#define SPACE_STACK_TOP (SPACE_STACK_LOW + 0x800000)
+#define SPACE_ARENA ((uint64_t)0x80000000)             /* what mmap() gives */
+#define SPACE_ARENA_END ((uint64_t)0xf80000000)
+
+/* Library calls from inside a compartment: the number in RAX. */
+enum service {
+	SERVICE_RETURN,    /* RDI = result */
+	SERVICE_PARK,
+	SERVICE_GATE,      /* RDI = gate, RSI = argument, RDX = where the result goes */
+	SERVICE_GATE_BUFFER, /* RDI = gate, RSI, RDX = message, R10 = answer, R8 = where its length is */
+	SERVICE_ALLOCATE,  /* RDI = tag, RSI = size */
+	SERVICE_FREE,      /* RDI = pointer */
+};
+
+struct supervisor {
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* a compartment left its virtual CPU, a gate became free */
+	bool ready;
+	struct dune_machine *machine;
+	struct snapshot snapshot;
+	struct handles sthreads, tags, gates;
+	pid_t process;      /* the process this belongs to */
+	uint64_t exits_before; /* exits of the probe */
+	uint64_t instances; /* lives so far; also the tenants of virtual CPUs */
+	struct sthread_statistics statistics;
+};
+extern struct supervisor supervisor;
+
+void supervisor_lock(void);
+void supervisor_unlock(void);
+
+/* True inside a compartment, where the snapshot's copy of one variable says so.  Async-signal-safe. */
+bool supervisor_inside(void);
+/* Entry check of public functions: 0 in host mode after sthread_init(), else -1 with EPERM. */
+int supervisor_enter(void);
+/* Inside a compartment: asks the supervisor.  Returns its answer; negative values are errors. */
+long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e);
+/* The same for calls during which others use the virtual CPU: vector registers are lost, control words kept. */
+long supervisor_service_yielding(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e);
+/* Makes an answer the result of a public function: 0, or -1 with errno. */
+int supervisor_answer(long answer);
+
+bool supervisor_tag_exists(tag_t tag);
+bool supervisor_gate_exists(cgate_t gate);
+struct open_file *policy_open_file(int handle);
+
+/* A new instance number, and what getpid() answers in that life: never the process's own number, never that of
+ * another life still remembered. */
+uint64_t supervisor_new_instance(void);
+uint32_t supervisor_process_id(uint64_t instance);
+
+/* Fills buffer with fresh random bytes from the kernel.  Errors: those of getrandom(2). */
+int supervisor_random(void *buffer, size_t size);
+
+#endif
