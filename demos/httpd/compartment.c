@@ -1,0 +1,211 @@
+/*
+ * compartment.c - runs the server's parts in sthreads, or by direct calls.
+ */
+#include "compartment.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Set before sthreads exist, so every sthread finds it in its copy of the snapshot. */
+static enum isolation mode = ISOLATION_NONE;
+
+static struct {
+	cgate_fn entry;
+	void *trusted;
+} direct_gates[GATES_MAX];
+static int direct_gate_count;
+
+int compartments_init(enum isolation isolation)
+{
+	mode = isolation;
+	if (isolation == ISOLATION_STHREAD && sthread_init() != 0) {
+		mode = ISOLATION_NONE;
+		return -1;
+	}
+	return 0;
+}
+
+enum isolation compartments_isolation(void)
+{
+	return mode;
+}
+
+void *compartment_body(const struct compartment_kind *kind, void *shared)
+{
+	void *private_memory = calloc(1, kind->private_size);
+
+	if (private_memory == NULL)
+		abort();
+	while (kind->step(private_memory, shared) == STEP_PARK)
+		if (sthread_park() != 0)
+			abort();
+	return NULL;
+}
+
+static void direct_step(struct compartment *c)
+{
+	bool done = c->kind->step(c->private_memory, c->shared) == STEP_DONE;
+
+	c->state = done ? COMPARTMENT_ENDED : COMPARTMENT_PARKED;
+}
+
+static int sthread_look(struct compartment *c)
+{
+	enum sthread_state state;
+
+	if (sthread_state(c->sthread, &state) != 0)
+		return -1;
+	switch (state) {
+	case STHREAD_ENDED:
+		c->state = COMPARTMENT_ENDED;
+		break;
+	case STHREAD_RUNNABLE:
+		c->state = COMPARTMENT_RUNNABLE;
+		break;
+	case STHREAD_PARKED:
+		c->state = COMPARTMENT_PARKED;
+		break;
+	}
+	return 0;
+}
+
+int compartment_start(struct compartment *c, const struct compartment_kind *kind, const sc_t *policy, void *shared)
+{
+	struct sthread_info info;
+	int saved;
+
+	*c = (struct compartment){ .shared = shared };
+	if (mode == ISOLATION_NONE) {
+		c->private_memory = calloc(1, kind->private_size);
+		if (c->private_memory == NULL)
+			return -1;
+		c->kind = kind;
+		direct_step(c);
+		return 0;
+	}
+	if (sthread_create(&c->sthread, policy, kind->body, shared) != 0)
+		return -1;
+	c->kind = kind;
+	if (sthread_look(c) != 0) {
+		saved = errno;
+		(void)compartment_finish(c, &info);
+		errno = saved;
+		return -1;
+	}
+	return 0;
+}
+
+int compartment_step(struct compartment *c)
+{
+	if (c->state == COMPARTMENT_ENDED)
+		return 0;
+	if (mode == ISOLATION_NONE) {
+		direct_step(c);
+		return 0;
+	}
+	if (sthread_step(c->sthread) != 0)
+		return -1;
+	return sthread_look(c);
+}
+
+bool compartment_finish(struct compartment *c, struct sthread_info *info)
+{
+	bool counted = mode == ISOLATION_STHREAD;
+
+	memset(info, 0, sizeof(*info));
+	if (counted) {
+		if (c->state != COMPARTMENT_ENDED && sthread_kill(c->sthread) != 0)
+			counted = false;
+		/* ECANCELED: it did not return; *info says why. */
+		if (sthread_join_info(c->sthread, NULL, info) != 0 && errno != ECANCELED)
+			counted = false;
+	} else {
+		c->kind->finish(c->private_memory);
+		free(c->private_memory);
+	}
+	*c = (struct compartment){ .kind = NULL };
+	return counted;
+}
+
+int memory_new(struct memory *m, size_t size)
+{
+	int saved;
+
+	*m = (struct memory){ .size = size, .tag = -1 };
+	if (mode == ISOLATION_NONE) {
+		m->at = calloc(1, size);
+		return m->at == NULL ? -1 : 0;
+	}
+	m->tag = tag_new();
+	if (m->tag == -1)
+		return -1;
+	m->at = smalloc(m->tag, size);
+	if (m->at == NULL) {
+		saved = errno;
+		(void)tag_delete(m->tag);
+		errno = saved;
+		return -1;
+	}
+	return 0;
+}
+
+void memory_delete(struct memory *m)
+{
+	if (mode == ISOLATION_NONE)
+		free(m->at);
+	else
+		(void)tag_delete(m->tag);
+	m->at = NULL;
+}
+
+void memory_grant(sc_t *policy, const struct memory *m, int prot)
+{
+	if (mode == ISOLATION_STHREAD)
+		(void)sc_mem_add(policy, m->tag, prot); /* the policy remembers a failure */
+}
+
+int gate_new(cgate_fn entry, const sc_t *policy, void *trusted)
+{
+	if (mode == ISOLATION_STHREAD)
+		return cgate_create(entry, policy, trusted);
+	if (direct_gate_count == GATES_MAX) {
+		errno = ENFILE;
+		return -1;
+	}
+	direct_gates[direct_gate_count].entry = entry;
+	direct_gates[direct_gate_count].trusted = trusted;
+	return direct_gate_count++;
+}
+
+void gates_reset(void)
+{
+	direct_gate_count = 0;
+}
+
+int gate_call(int gate, const void *in, size_t inlen, void *out, size_t *outlen)
+{
+	struct cgate_buffer buffer = { .in = in, .inlen = inlen, .out = out, .outlen = *outlen };
+	intptr_t refusal;
+
+	if (mode == ISOLATION_STHREAD)
+		return cgate_call_buf(gate, in, inlen, out, outlen);
+	if (gate < 0 || gate >= direct_gate_count) {
+		errno = EBADF;
+		return -1;
+	}
+	if (inlen > CGATE_BUFFER_MAX || *outlen > CGATE_BUFFER_MAX) {
+		errno = EMSGSIZE;
+		return -1;
+	}
+	refusal = (intptr_t)direct_gates[gate].entry(&buffer, direct_gates[gate].trusted);
+	if (refusal == 0 && buffer.outlen > *outlen)
+		refusal = EPROTO;
+	if (refusal != 0) {
+		errno = (int)refusal;
+		return -1;
+	}
+	*outlen = buffer.outlen;
+	return 0;
+}

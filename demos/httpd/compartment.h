@@ -1,0 +1,87 @@
+/*
+ * compartment.h - one way to run the server's parts, with or without isolation between them.
+ *
+ * A part is a step function over private and shared memory.  With ISOLATION_STHREAD each part runs in an
+ * sthread, shared memory is tagged memory and gates are callgates; with ISOLATION_NONE the main loop calls
+ * the same functions directly on ordinary memory.
+ */
+#ifndef HTTPD_COMPARTMENT_H
+#define HTTPD_COMPARTMENT_H
+
+#include <callgate.h>
+#include <stdbool.h>
+#include <sthread.h>
+
+enum isolation {
+	ISOLATION_NONE,
+	ISOLATION_STHREAD,
+};
+
+enum step {
+	STEP_PARK, /* nothing more to do now: call again when something it waits for has changed */
+	STEP_DONE, /* finished: never called again */
+};
+
+struct compartment_kind {
+	const char *name;
+	stcb_t body; /* what the sthread runs: compartment_body() with this kind */
+	size_t private_size;
+	/* private_memory is zeroed before the first step and reachable for no other compartment. */
+	enum step (*step)(void *private_memory, void *shared);
+	void (*finish)(void *private_memory); /* releases what private_memory holds */
+};
+
+enum compartment_state {
+	COMPARTMENT_PARKED,
+	COMPARTMENT_RUNNABLE, /* its time slice ended: step it again soon */
+	COMPARTMENT_ENDED,
+};
+
+struct compartment {
+	const struct compartment_kind *kind; /* NULL: not started */
+	enum compartment_state state;
+	sthread_t sthread;
+	void *private_memory;
+	void *shared;
+};
+
+struct memory {
+	void *at;
+	size_t size;
+	tag_t tag;
+};
+
+/* Chooses the isolation.  For ISOLATION_STHREAD this takes the snapshot; -1 with errno, see sthread_error().
+ * Before the call everything runs as with ISOLATION_NONE, which is how the server warms itself up. */
+int compartments_init(enum isolation isolation) STHREAD_CHECKED;
+enum isolation compartments_isolation(void);
+
+/* The body of every sthread of the server: steps until done, parks in between. */
+void *compartment_body(const struct compartment_kind *kind, void *shared);
+
+/* Starts a compartment and runs its first step.  0 or -1 with errno. */
+int compartment_start(struct compartment *c, const struct compartment_kind *kind, const sc_t *policy,
+		      void *shared) STHREAD_CHECKED;
+/* Runs one more step and updates c->state.  0 or -1 with errno. */
+int compartment_step(struct compartment *c) STHREAD_CHECKED;
+/* Ends the compartment if it has not ended by itself, and releases it.  *info says how it ended and what it
+ * did; returns true if that is the library's count, false if there is none (ISOLATION_NONE). */
+bool compartment_finish(struct compartment *c, struct sthread_info *info);
+
+/* Zeroed memory that can be granted.  0 or -1 with errno. */
+int memory_new(struct memory *m, size_t size) STHREAD_CHECKED;
+void memory_delete(struct memory *m);
+/* Adds the memory to a policy; does nothing with ISOLATION_NONE. */
+void memory_grant(sc_t *policy, const struct memory *m, int prot);
+
+enum {
+	GATES_MAX = 4
+};
+/* Makes a gate: a handle for gate_call(), or -1 with errno. */
+int gate_new(cgate_fn entry, const sc_t *policy, void *trusted) STHREAD_CHECKED;
+/* Forgets the gates that were made before compartments_init(). */
+void gates_reset(void);
+/* As cgate_call_buf(). */
+int gate_call(int gate, const void *in, size_t inlen, void *out, size_t *outlen) STHREAD_CHECKED;
+
+#endif

@@ -1,0 +1,245 @@
+/*
+ * main.c - sthread-httpd: a small HTTPS server, partitioned.  See docs/privsep.md.
+ *
+ * main() does things in an order that matters: what every compartment needs is made first, then the snapshot is
+ * taken (compartments_init), and only then is the private key read, so that no compartment's copy of the
+ * process has ever seen it.
+ */
+#include "log.h"
+#include "options.h"
+#include "request.h"
+#include "server.h"
+#include "tls.h"
+#include "warmup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Public; compartments find it in their copies of the snapshot. */
+static struct tls_identity identity;
+
+static int open_docroot(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd == -1)
+		fail("cannot open the directory %s: %s; name an existing one with --docroot", path, strerror(errno));
+	return fd;
+}
+
+static int open_log(const char *path)
+{
+	int fd;
+
+	if (path == NULL)
+		return -1;
+	fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+	if (fd == -1)
+		fail("cannot append to the log %s: %s; name another file with --log", path, strerror(errno));
+	return fd;
+}
+
+static void load_certificate(const char *path)
+{
+	const char *problem;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+
+	if (fd == -1)
+		fail("cannot open the certificate %s: %s; name a PEM file with --cert", path, strerror(errno));
+	(void)close(fd);
+	if (tls_library_init() != 0)
+		fail("OpenSSL cannot be initialised; check that version 3 and its default provider are installed");
+	problem = tls_identity_load(&identity, path, NULL);
+	if (problem != NULL)
+		fail("cannot use the certificate %s: %s", path, problem);
+}
+
+static int bind_socket(const struct options *options)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
+	struct addrinfo *address;
+	int error = getaddrinfo(options->host, options->port, &hints, &address), fd, on = 1;
+
+	if (error != 0)
+		fail("cannot find the address %s: %s; name another with --listen", options->host, gai_strerror(error));
+	fd = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd == -1 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+	    bind(fd, address->ai_addr, address->ai_addrlen) != 0)
+		fail("cannot bind to %s port %s: %s; choose another address with --listen", options->host,
+		     options->port, strerror(errno));
+	freeaddrinfo(address);
+	return fd;
+}
+
+static void start_compartments(enum isolation isolation)
+{
+	if (fflush(stdout) != 0 || compartments_init(isolation) != 0)
+		fail("%s", sthread_error());
+}
+
+static noreturn void fail_compartments(const char *what)
+{
+	fail("cannot make %s: %s", what,
+	     compartments_isolation() == ISOLATION_STHREAD ? sthread_error() : strerror(errno));
+}
+
+static void new_memory(struct memory *memory, size_t size, const char *what)
+{
+	if (memory_new(memory, size) != 0)
+		fail_compartments(what);
+}
+
+/* The file's bytes go from the kernel into the gate's memory; no other copy is made. */
+static void read_key(const char *path, struct sign_trusted *trusted)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	ssize_t got;
+
+	if (fd == -1)
+		fail("cannot open the private key %s: %s; name a PEM file with --key", path, strerror(errno));
+	do {
+		got = read(fd, trusted->key + trusted->key_length, sizeof(trusted->key) - trusted->key_length);
+		if (got > 0)
+			trusted->key_length += (size_t)got;
+	} while (got > 0);
+	if (got == -1)
+		fail("cannot read the private key %s: %s", path, strerror(errno));
+	(void)close(fd);
+}
+
+static noreturn void fail_key(const char *path, int error)
+{
+	switch (error) {
+	case EINVAL:
+		fail("the private key %s is not an unencrypted private key in PEM form; decrypt or convert it", path);
+	case ENOTSUP:
+		fail("the private key %s is not on the curve P-256; make one with openssl genpkey", path);
+	case EKEYREJECTED:
+		fail("the private key %s does not belong to the certificate; give --cert and --key that match", path);
+	default:
+		fail("the sign gate cannot use the private key %s: %s", path, strerror(error));
+	}
+}
+
+/* What OpenSSL and libc call inside any compartment. */
+static void grant_basics(sc_t *policy)
+{
+	static const int calls[] = { SYS_brk,    SYS_mmap, SYS_munmap,     SYS_getrandom, SYS_clock_gettime, SYS_getpid,
+				     SYS_gettid, SYS_exit, SYS_exit_group, SYS_futex,     SYS_mprotect };
+
+	sc_init(policy);
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		(void)sc_sys_add(policy, calls[i]); /* the policy remembers a failure */
+}
+
+static void make_sign_gate(struct server *server, const char *key_path)
+{
+	struct memory key, tickets;
+	struct sign_trusted *trusted;
+	size_t none = 0;
+	sc_t policy;
+
+	new_memory(&key, sizeof(*trusted), "the key's memory");
+	new_memory(&tickets, sizeof(*server->tickets), "the tickets' memory");
+	server->tickets = tickets.at;
+	trusted = key.at;
+	trusted->certificate = &identity.certificate;
+	trusted->tickets = tickets.at;
+	read_key(key_path, trusted);
+	grant_basics(&policy);
+	memory_grant(&policy, &key, PROT_READ);
+	memory_grant(&policy, &tickets, PROT_READ | PROT_WRITE);
+	server->sign_gate = gate_new(sign_gate, &policy, trusted);
+	if (server->sign_gate == -1)
+		fail_compartments("the sign gate");
+	if (gate_call(server->sign_gate, "C", 1, NULL, &none) != 0)
+		fail_key(key_path, errno);
+}
+
+static void make_log_gate(struct server *server, int log)
+{
+	sc_t policy;
+
+	server->log_gate = -1;
+	if (log == -1)
+		return;
+	grant_basics(&policy);
+	if (compartments_isolation() == ISOLATION_STHREAD)
+		(void)sc_fd_add(&policy, log, PROT_WRITE);
+	server->log_gate = gate_new(log_gate, &policy, (void *)(intptr_t)log);
+	if (server->log_gate == -1)
+		fail_compartments("the log gate");
+}
+
+static void make_policies(struct server *server, int docroot)
+{
+	if (compartments_isolation() == ISOLATION_NONE)
+		return;
+	grant_basics(&server->tls_policy);
+	(void)sc_cgate_add(&server->tls_policy, server->sign_gate);
+	grant_basics(&server->request_policy);
+	(void)sc_sys_add(&server->request_policy, SYS_openat);
+	(void)sc_path_add(&server->request_policy, docroot, PROT_READ);
+	if (server->log_gate != -1)
+		(void)sc_cgate_add(&server->request_policy, server->log_gate);
+}
+
+struct listening {
+	const struct options *options;
+	int socket;
+};
+
+static void say_ready(void *arg)
+{
+	const struct listening *listening = arg;
+	const struct options *options = listening->options;
+	struct sockaddr_storage address;
+	socklen_t length = sizeof(address);
+	char port[6] = "?";
+	bool colons = strchr(options->host, ':') != NULL;
+
+	if (getsockname(listening->socket, (struct sockaddr *)&address, &length) == 0)
+		(void)getnameinfo((struct sockaddr *)&address, length, NULL, 0, port, sizeof(port), NI_NUMERICSERV);
+	(void)printf("listening on https://%s%s%s:%s/ (isolation: %s)\n", colons ? "[" : "", options->host,
+		     colons ? "]" : "", port, isolation_name(options->isolation));
+	(void)fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	static struct server server;
+	struct options options;
+	struct listening listening = { .options = &options };
+	int docroot, log;
+
+	options_parse(argc, argv, &options);
+	docroot = open_docroot(options.docroot);
+	request_set_docroot(docroot);
+	log = open_log(options.log);
+	load_certificate(options.certificate);
+	listening.socket = bind_socket(&options);
+	if (warm_up() != 0)
+		fail("the trial request at start failed; check that OpenSSL offers TLS 1.3 with X25519 and P-256");
+	tls_use(identity.context);
+
+	start_compartments(options.isolation);
+
+	make_sign_gate(&server, options.key);
+	make_log_gate(&server, log);
+	make_policies(&server, docroot);
+	server.requests_wanted = options.requests;
+	if (server_run(&server, listening.socket, say_ready, &listening) != 0)
+		fail("cannot listen on %s port %s: %s; choose another address with --listen", options.host,
+		     options.port, strerror(errno));
+	if (compartments_isolation() == ISOLATION_STHREAD)
+		sc_destroy(&server.request_policy);
+	return 0;
+}

@@ -1,0 +1,154 @@
+/*
+ * options.c - parses the command line; every mistake is one line that names cause and cure.
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] =
+	"Usage: sthread-httpd --cert FILE --key FILE --docroot DIR [option]...\n"
+	"Serves the files beneath DIR over HTTPS, each connection and each request in a compartment of its own.\n"
+	"\n"
+	"  --listen HOST:PORT      where to listen (default 127.0.0.1:8443; port 0: any free one, printed)\n"
+	"  --cert FILE             certificate chain in PEM form; its key is ECDSA on P-256\n"
+	"  --key FILE              the private key in PEM form, unencrypted\n"
+	"  --docroot DIR           directory to serve\n"
+	"  --isolation none|sthread  how the parts are kept apart (default sthread)\n"
+	"  --log FILE              append a line for each request\n"
+	"  --requests N            end after N finished requests\n"
+	"  --help                  print this\n";
+
+noreturn void fail(const char *format, ...)
+{
+	va_list arguments;
+
+	(void)fflush(stdout);
+	(void)fputs("sthread-httpd: ", stderr);
+	va_start(arguments, format);
+	(void)vfprintf(stderr, format, arguments);
+	va_end(arguments);
+	(void)fputc('\n', stderr);
+	exit(1);
+}
+
+const char *isolation_name(enum isolation isolation)
+{
+	return isolation == ISOLATION_STHREAD ? "sthread" : "none";
+}
+
+static unsigned long parse_number(const char *option, const char *text, unsigned long max)
+{
+	char *end;
+	unsigned long value;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (errno != 0 || text[0] < '0' || text[0] > '9' || *end != '\0' || value > max)
+		fail("%s: \"%s\" is not a number from 0 to %lu", option, text, max);
+	return value;
+}
+
+/* HOST:PORT, HOST being [IPv6] if it has colons of its own. */
+static void parse_listen(const char *text, struct options *options)
+{
+	const char *colon = strrchr(text, ':');
+	const char *host = text;
+	size_t length = colon == NULL ? 0 : (size_t)(colon - text);
+
+	if (length >= 2 && host[0] == '[' && host[length - 1] == ']') {
+		host++;
+		length -= 2;
+	} else if (length > 0 && memchr(host, ':', length) != NULL) {
+		length = 0;
+	}
+	if (length == 0 || length >= sizeof(options->host))
+		fail("--listen: \"%s\" is not HOST:PORT; write 127.0.0.1:8443 or [::1]:8443", text);
+	memcpy(options->host, host, length);
+	options->host[length] = '\0';
+	(void)snprintf(options->port, sizeof(options->port), "%lu", parse_number("--listen", colon + 1, 65535));
+}
+
+static enum isolation parse_isolation(const char *text)
+{
+	if (strcmp(text, "none") == 0)
+		return ISOLATION_NONE;
+	if (strcmp(text, "sthread") == 0)
+		return ISOLATION_STHREAD;
+	fail("--isolation: \"%s\" is unknown; use none or sthread", text);
+}
+
+void options_parse(int argc, char **argv, struct options *options)
+{
+	enum {
+		LISTEN = 256,
+		CERT,
+		KEY,
+		DOCROOT,
+		ISOLATION,
+		LOG,
+		REQUESTS,
+		HELP
+	};
+	static const struct option known[] = {
+		{ "listen", required_argument, NULL, LISTEN },
+		{ "cert", required_argument, NULL, CERT },
+		{ "key", required_argument, NULL, KEY },
+		{ "docroot", required_argument, NULL, DOCROOT },
+		{ "isolation", required_argument, NULL, ISOLATION },
+		{ "log", required_argument, NULL, LOG },
+		{ "requests", required_argument, NULL, REQUESTS },
+		{ "help", no_argument, NULL, HELP },
+		{ NULL, 0, NULL, 0 },
+	};
+	int option;
+
+	memset(options, 0, sizeof(*options));
+	options->isolation = ISOLATION_STHREAD;
+	parse_listen("127.0.0.1:8443", options);
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
+		switch (option) {
+		case LISTEN:
+			parse_listen(optarg, options);
+			break;
+		case CERT:
+			options->certificate = optarg;
+			break;
+		case KEY:
+			options->key = optarg;
+			break;
+		case DOCROOT:
+			options->docroot = optarg;
+			break;
+		case ISOLATION:
+			options->isolation = parse_isolation(optarg);
+			break;
+		case LOG:
+			options->log = optarg;
+			break;
+		case REQUESTS:
+			options->requests = parse_number("--requests", optarg, 1000000000);
+			break;
+		case HELP:
+			(void)fputs(usage, stdout);
+			exit(fflush(stdout) == 0 ? 0 : 1);
+		case ':':
+			fail("%s needs a value; see --help", argv[optind - 1]);
+		default:
+			fail("unknown option %s; see --help", argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		fail("unexpected argument \"%s\"; see --help", argv[optind]);
+	if (options->certificate == NULL)
+		fail("no certificate: name one with --cert FILE");
+	if (options->key == NULL)
+		fail("no private key: name one with --key FILE");
+	if (options->docroot == NULL)
+		fail("nothing to serve: name a directory with --docroot DIR");
+}

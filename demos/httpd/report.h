@@ -1,0 +1,35 @@
+/*
+ * report.h - says which compartments did what, in the library's own counts.
+ */
+#ifndef HTTPD_REPORT_H
+#define HTTPD_REPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sthread.h>
+
+enum {
+	REPORT_REQUESTS_MAX = 8
+};
+
+struct connection_report {
+	uint64_t number;
+	char peer[64];
+	uint64_t requests; /* finished ones */
+	bool tls_counted;
+	struct sthread_info tls;
+	uint64_t requests_counted;                               /* request compartments that have ended */
+	struct sthread_info first_requests[REPORT_REQUESTS_MAX]; /* the first of them */
+	struct sthread_info more_requests;                       /* the sum of the others' counts */
+};
+
+void report_request(struct connection_report *report, const struct sthread_info *info);
+/* Prints the report of one connection to stdout. */
+void report_connection(const struct connection_report *report);
+/* Prints the sum over the server's life to stdout. */
+void report_server(uint64_t connections, uint64_t requests);
+
+/* Describes in words how a compartment ended other than by returning. */
+void report_end(const struct sthread_info *info, char *out, size_t room);
+
+#endif

@@ -1,0 +1,133 @@
+/*
+ * server.c - the event loop: accepts connections, hands them to connection.c, ends on signals.
+ */
+#include "server.h"
+
+#include "connection.h"
+#include "regions.h"
+#include "report.h"
+
+#include <errno.h>
+#include <signal.h>
+
+enum {
+	BACKLOG = 128
+};
+
+/* After accept() failed for want of a resource. */
+static const struct timeval accept_pause = { .tv_sec = 1 };
+
+void server_request_finished(struct server *server, size_t slot)
+{
+	server->requests++;
+	if (server->requests == server->requests_wanted)
+		server->last_slot = slot;
+}
+
+bool server_is_stopping(const struct server *server)
+{
+	return server->requests_wanted != 0 && server->requests >= server->requests_wanted;
+}
+
+void server_connection_gone(struct server *server, size_t slot)
+{
+	server->slots[slot] = NULL;
+	server->open_connections--;
+	if (server->listener == NULL)
+		return;
+	if (!server_is_stopping(server))
+		(void)evconnlistener_enable(server->listener);
+	else if (slot == server->last_slot)
+		(void)event_base_loopbreak(server->events);
+}
+
+static void on_accept(struct evconnlistener *listener, evutil_socket_t socket, struct sockaddr *peer, int length,
+		      void *arg)
+{
+	struct server *server = arg;
+	size_t slot = 0;
+
+	while (slot < SIGN_CONNECTIONS_MAX && server->slots[slot] != NULL)
+		slot++;
+	if (slot == SIGN_CONNECTIONS_MAX || server_is_stopping(server)) {
+		(void)evutil_closesocket(socket);
+		return;
+	}
+	server->slots[slot] = connection_new(server, slot, socket, peer, length);
+	if (server->slots[slot] == NULL) {
+		(void)evutil_closesocket(socket);
+		return;
+	}
+	server->open_connections++;
+	if (server->open_connections == SIGN_CONNECTIONS_MAX)
+		(void)evconnlistener_disable(listener);
+}
+
+static void on_pause_over(evutil_socket_t socket, short what, void *arg)
+{
+	struct server *server = arg;
+
+	(void)socket;
+	(void)what;
+	(void)evconnlistener_enable(server->listener);
+}
+
+static void on_accept_error(struct evconnlistener *listener, void *arg)
+{
+	struct server *server = arg;
+
+	/* Too many descriptors, most likely: without a pause this would be called again at once, and again. */
+	(void)evconnlistener_disable(listener);
+	(void)event_base_once(server->events, -1, EV_TIMEOUT, on_pause_over, server, &accept_pause);
+}
+
+static void on_signal(evutil_socket_t number, short what, void *arg)
+{
+	struct server *server = arg;
+
+	(void)number;
+	(void)what;
+	(void)event_base_loopbreak(server->events);
+}
+
+static void loop(struct server *server, void (*ready)(void *), void *arg)
+{
+	ready(arg);
+	(void)event_base_dispatch(server->events);
+	evconnlistener_free(server->listener);
+	server->listener = NULL;
+	for (size_t slot = 0; slot < SIGN_CONNECTIONS_MAX; slot++)
+		if (server->slots[slot] != NULL)
+			connection_free(server->slots[slot]);
+	regions_end();
+	report_server(server->connections, server->requests);
+}
+
+int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void *), void *arg)
+{
+	struct event *interrupt, *terminate;
+	int result = -1, saved;
+
+	server->events = event_base_new();
+	if (server->events == NULL)
+		return -1;
+	interrupt = evsignal_new(server->events, SIGINT, on_signal, server);
+	terminate = evsignal_new(server->events, SIGTERM, on_signal, server);
+	if (interrupt != NULL && terminate != NULL && evsignal_add(interrupt, NULL) == 0 &&
+	    evsignal_add(terminate, NULL) == 0)
+		server->listener =
+			evconnlistener_new(server->events, on_accept, server, LEV_OPT_CLOSE_ON_FREE, BACKLOG, socket);
+	if (server->listener != NULL) {
+		evconnlistener_set_error_cb(server->listener, on_accept_error);
+		loop(server, ready, arg);
+		result = 0;
+	}
+	saved = errno;
+	if (interrupt != NULL)
+		event_free(interrupt);
+	if (terminate != NULL)
+		event_free(terminate);
+	event_base_free(server->events);
+	errno = saved;
+	return result;
+}

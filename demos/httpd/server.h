@@ -1,0 +1,38 @@
+/*
+ * server.h - what the main loop knows: the listening socket, the policies, the gates, the connections.
+ */
+#ifndef HTTPD_SERVER_H
+#define HTTPD_SERVER_H
+
+#include "compartment.h"
+#include "sign.h"
+
+#include <event2/event.h>
+#include <event2/listener.h>
+#include <stdbool.h>
+
+struct connection;
+
+struct server {
+	struct event_base *events;
+	struct evconnlistener *listener;
+	sc_t tls_policy, request_policy; /* without the memory of a connection */
+	int sign_gate, log_gate;         /* log_gate: -1 if there is no log */
+	struct sign_tickets *tickets;
+	struct connection *slots[SIGN_CONNECTIONS_MAX]; /* by number of its ticket; NULL: free */
+	size_t open_connections;
+	uint64_t connections, requests; /* so far */
+	uint64_t requests_wanted;       /* stop after so many; 0: never */
+	size_t last_slot;               /* whose request was the last wanted one */
+};
+
+/* Accepts connections on a bound socket until a signal or the last wanted request; takes the socket over.
+ * Calls ready(arg) once peers can connect.  0, or -1 with errno if nothing was served. */
+int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void *), void *arg);
+
+/* For connections: they tell their server that a request is finished, and that they are gone. */
+void server_request_finished(struct server *server, size_t slot);
+bool server_is_stopping(const struct server *server);
+void server_connection_gone(struct server *server, size_t slot);
+
+#endif
