@@ -107,7 +107,7 @@ static int acquire(const struct sthread *sthread, cgate_t handle, struct gate **
 /* Makes the gate ready for a call.  Preconditions: it is not busy.  Returns 0 or an errno. */
 static int begin_call(struct gate *gate, uint64_t argument)
 {
-	if (!gate->alive && compartment_begin(&gate->compartment, &gate->policy) != 0)
+	if (!gate->alive && compartment_begin(&gate->compartment, &gate->policy, (uint64_t)gate->entry) != 0)
 		return errno;
 	gate->alive = true;
 	gate->compartment.run_nanoseconds = 0;

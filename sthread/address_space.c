@@ -10,6 +10,8 @@
 #include "tag.h"
 
 enum {
+	WORKING_SET_PAGES = 512,    /* remembered for each shape */
+	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
 	KEPT_PAGES = 1024,  /* private pages an idle address space keeps; more are given back */
 	FILL_AROUND = 16,   /* entries of a sparse region filled in at one fault */
 	CANARY_OFFSET = 0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
@@ -369,32 +371,94 @@ static struct address_space *make(void)
 	return space;
 }
 
-struct address_space *address_space_take(const struct policy *policy, uint64_t *restored)
+/* ---- what lives of one shape write to --------------------------------------------------------------- */
+
+/* New address spaces get private copies of these pages at once, instead of one fault each. */
+struct working_set {
+	struct working_set *next;
+	uint64_t shape;
+	size_t count;
+	uint64_t addresses[WORKING_SET_PAGES];
+};
+static struct working_set *working_sets;
+
+static struct working_set *working_set_of(uint64_t shape)
 {
-	uint64_t shape = policy_shape(policy);
+	struct working_set *set = working_sets;
+	while (set && set->shape != shape)
+		set = set->next;
+	return set;
+}
+
+/* Learns from a life that made private pages of its own.  Pages are added in the order they were made in. */
+static void learn(const struct address_space *space)
+{
+	struct working_set *set = working_set_of(space->shape);
+	if (!set) {
+		if (!(set = calloc(1, sizeof *set)))
+			return;
+		*set = (struct working_set){ .next = working_sets, .shape = space->shape };
+		working_sets = set;
+	}
+	for (size_t i = space->learned; i < space->page_count && set->count < WORKING_SET_PAGES; i++) {
+		size_t at = 0;
+		while (at < set->count && set->addresses[at] != space->pages[i].address)
+			at++;
+		if (at == set->count)
+			set->addresses[set->count++] = space->pages[i].address;
+	}
+}
+
+/* Preconditions: the space has never run. */
+static int prepare(struct address_space *space, uint64_t shape)
+{
+	const struct working_set *set = working_set_of(shape);
+	for (size_t i = 0; set && i < set->count; i++) {
+		uint64_t *entry = entry_of(space, set->addresses[i], true);
+		if (!entry)
+			return -1;
+		if (*entry & DUNE_PTE_PRIVATE)
+			continue;
+		uint64_t origin = *entry & DUNE_PTE_PRESENT ? *entry & DUNE_PTE_FRAME : 0;
+		if (make_private(space, set->addresses[i], entry, origin, true) != 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* Finds the idle space that fits best: one that ran this shape, if possible with the same tags mapped. */
+static struct address_space *take_idle(const struct policy *policy, uint64_t shape)
+{
 	struct address_space **best = NULL;
-	int best_score = -1;
-	enum { LOOK_AT = 32, PERFECT = 3 };
+	int best_score = space_count < SPACES_BEFORE_SHARING ? 0 : -1;
+	enum { LOOK_AT = 64, PERFECT = 3 };
 	unsigned seen = 0;
 	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_score < PERFECT; link = &(*link)->next_idle, seen++) {
-		int score = ((*link)->shape == shape) + 2 * maps_exactly(*link, policy);
+		int score = (*link)->shape != shape ? 0 : 2 + maps_exactly(*link, policy);
 		if (score > best_score) {
 			best_score = score;
 			best = link;
 		}
 	}
-	struct address_space *space;
-	if (best) {
-		space = *best;
-		*best = space->next_idle;
+	if (!best)
+		return NULL;
+	struct address_space *space = *best;
+	*best = space->next_idle;
+	return space;
+}
+
+struct address_space *address_space_take(const struct policy *policy, uint64_t function, uint64_t *restored)
+{
+	uint64_t shape = policy_shape(policy) ^ function * 0x9e3779b97f4a7c15;
+	struct address_space *space = take_idle(policy, shape);
+	*restored = 0;
+	if (space)
 		*restored = address_space_restore(space);
-	} else {
-		if (!(space = make()))
-			return NULL;
-		*restored = 0;
-	}
+	else if (!(space = make()) || prepare(space, shape) != 0)
+		return NULL; /* a space that was made half is lost, which is safe */
 	space->in_use = true;
 	space->shape = shape;
+	space->learned = space->page_count;
 	if (bind_tags(space, policy) != 0) {
 		address_space_release(space);
 		return NULL;
@@ -405,6 +469,8 @@ struct address_space *address_space_take(const struct policy *policy, uint64_t *
 void address_space_release(struct address_space *space)
 {
 	space->in_use = false;
+	if (space->page_count > space->learned)
+		learn(space);
 	if (give_back_growth(space) != 0)
 		return; /* never used again */
 	space->next_idle = idle_spaces;

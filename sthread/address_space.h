@@ -26,6 +26,7 @@ struct address_space {
 	uint64_t shape;       /* of the last policy that used it */
 	struct private_page *pages;
 	size_t page_count, page_room;
+	size_t learned;       /* pages there were when this life began */
 	struct policy_tag tag[POLICY_TAGS]; /* mapped */
 	unsigned tags;
 	struct dune_life *life;
@@ -45,9 +46,10 @@ struct memory_bounds {
 	uint64_t *pages_copied; /* counter */
 };
 
-/* Takes an idle address space that suits the policy best, or makes one; maps its tags and no others.
+/* Takes an idle address space that has served this policy's shape and function before, or makes one with private
+ * copies of the pages that such lives have written to; maps the policy's tags and no others.
  * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO. */
-struct address_space *address_space_take(const struct policy *policy, uint64_t *restored);
+struct address_space *address_space_take(const struct policy *policy, uint64_t function, uint64_t *restored);
 /* Gives it back after a life. */
 void address_space_release(struct address_space *space);
 /* Puts private pages back to pristine.  Returns how many. */

@@ -55,7 +55,7 @@ static void close_files(struct compartment *compartment)
 	}
 }
 
-int compartment_begin(struct compartment *compartment, const struct policy *policy)
+int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function)
 {
 	uint64_t restored = 0;
 	memset(compartment, 0, sizeof *compartment);
@@ -68,7 +68,7 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 		close_files(compartment);
 		return -1;
 	}
-	compartment->space = address_space_take(policy, &restored);
+	compartment->space = address_space_take(policy, function, &restored);
 	if (!compartment->space) {
 		close_files(compartment);
 		return -1;

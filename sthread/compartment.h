@@ -32,9 +32,9 @@ struct compartment {
 	struct sthread_info info;
 };
 
-/* Begins a life: takes an address space for the policy and opens its files.  On failure nothing is held.
+/* Begins a life: takes an address space for the policy and the function it will run, and opens its files.  On failure nothing is held.
  * Errors: as address_space_take(); EBADF a file of the policy is gone. */
-int compartment_begin(struct compartment *compartment, const struct policy *policy);
+int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function);
 /* Sets the registers for a call of function(first, second) from the trampoline. */
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);
 /* Ends a life: closes its files, gives the address space back. */

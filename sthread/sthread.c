@@ -359,7 +359,7 @@ int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
 	int result = -1;
 	if ((sthread->handle = handle_new(&supervisor.sthreads, sthread)) < 0) {
 		dune_fail(EAGAIN, "too many sthreads");
-	} else if (compartment_begin(&sthread->own, &policy) != 0) {
+	} else if (compartment_begin(&sthread->own, &policy, (uint64_t)cb) != 0) {
 		int error = errno;
 		handle_end(&supervisor.sthreads, sthread->handle);
 		errno = error;

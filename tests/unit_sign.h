@@ -117,7 +117,8 @@ static bool shake_hands(const char *suite, const char *groups)
 	bool done = false, ended = false;
 	uint64_t sent = 0, received = 0;
 
-	if (SSL_CTX_set_ciphersuites(context, suite) != 1 || SSL_CTX_set1_groups_list(context, groups) != 1)
+	if (SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) != 1 ||
+	    SSL_CTX_set_ciphersuites(context, suite) != 1 || SSL_CTX_set1_groups_list(context, groups) != 1)
 		abort();
 	client = SSL_new(context);
 	SSL_set_bio(client, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));

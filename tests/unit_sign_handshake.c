@@ -67,6 +67,7 @@ static void other_protocols_are_refused(void)
 {
 	uint8_t *at, *hello;
 	size_t length, size;
+	bool found = false;
 
 	set_up();
 	CU_ASSERT_TRUE(shake_hands("TLS_AES_128_GCM_SHA256", "X25519"));
@@ -89,8 +90,22 @@ static void other_protocols_are_refused(void)
 	hello[1] ^= 0x40;
 	CU_ASSERT_EQUAL(content_of(at, length), -1);
 	hello[1] ^= 0x40;
-	/* A client hello without TLS 1.3. */
+	hello[1] ^= 2;
+	CU_ASSERT_EQUAL(content_of(at, length), -1);
+	hello[1] ^= 2;
+	/* A client hello without TLS 1.3: no list of versions, or none that has it. */
 	CU_ASSERT_TRUE(change_extension(0, 43, 99));
+	CU_ASSERT_EQUAL(content_of(at, length), -1);
+	CU_ASSERT_TRUE(change_extension(0, 99, 43));
+	CU_ASSERT_EQUAL(content_of(at, length), 0);
+	for (size_t i = 4; i + 7 <= length; i++) {
+		if (memcmp(at + i, "\x00\x2b\x00\x03\x02\x03\x04", 7) == 0) {
+			at[i + 6] = 5;
+			found = true;
+			break;
+		}
+	}
+	CU_ASSERT_TRUE(found);
 	CU_ASSERT_EQUAL(content_of(at, length), -1);
 }
 
@@ -137,7 +152,7 @@ static void pre_shared_keys_are_refused(void)
 
 static void second_hello_is_the_first_one_again(void)
 {
-	uint8_t *at, *second;
+	uint8_t *at, *retry, *second, *hello, random[32];
 	size_t length, size;
 
 	set_up();
@@ -152,14 +167,22 @@ static void second_hello_is_the_first_one_again(void)
 	second[4 + 2 + 32 + 1] ^= 1; /* session id */
 	CU_ASSERT_EQUAL(content_of(at, length), -1);
 	second[4 + 2 + 32 + 1] ^= 1;
-	second[4 + 2 + 32 + 1 + 32 + 2 + 1] ^= 2; /* a suite: 0x1301 becomes 0x1303, or the other way round */
+	/* The last suite offered, which was not chosen: TLS_EMPTY_RENEGOTIATION_INFO_SCSV. */
+	CU_ASSERT_EQUAL(second[4 + 2 + 32 + 1 + 32 + 1], 6);
+	CU_ASSERT_EQUAL(second[4 + 2 + 32 + 1 + 32 + 2 + 5], 0xff);
+	second[4 + 2 + 32 + 1 + 32 + 2 + 5] ^= 2;
 	CU_ASSERT_EQUAL(content_of(at, length), -1);
-	second[4 + 2 + 32 + 1 + 32 + 2 + 1] ^= 2;
+	second[4 + 2 + 32 + 1 + 32 + 2 + 5] ^= 2;
 	CU_ASSERT_EQUAL(content_of(at, length), 0);
-	/* A second request to retry, or none at all. */
-	at = message(1, &size);
-	at[4 + 2] ^= 1; /* its random makes it one */
-	at = messages(&length);
+	/* A second request to retry, or none at all: the random makes it one. */
+	retry = message(1, &size);
+	hello = message(3, &size);
+	memcpy(random, hello + 4 + 2, 32);
+	memcpy(hello + 4 + 2, retry + 4 + 2, 32);
+	CU_ASSERT_EQUAL(content_of(at, length), -1);
+	memcpy(hello + 4 + 2, random, 32);
+	CU_ASSERT_EQUAL(content_of(at, length), 0);
+	retry[4 + 2] ^= 1;
 	CU_ASSERT_EQUAL(content_of(at, length), -1);
 }
 

@@ -72,9 +72,8 @@ static int status_of_errno(int error)
 	case EXDEV:
 	case EINVAL:
 	case ENXIO:
+	case EACCES: /* not readable, or beyond the grant: what cannot be had is not there */
 		return 404;
-	case EACCES:
-		return 403;
 	default:
 		return 500;
 	}
@@ -153,8 +152,6 @@ static const char *reason(int status)
 	switch (status) {
 	case 200:
 		return "OK";
-	case 403:
-		return "Forbidden";
 	case 404:
 		return "Not Found";
 	case 405:
