@@ -29,10 +29,8 @@ static int open_files(struct compartment *compartment)
 		struct open_file *file = policy_open_file(grant->file);
 		if (!file)
 			return dune_fail(EBADF, "the policy names a file that sc_destroy() has released");
-		if (grant->number >= COMPARTMENT_FILES)
-			return dune_fail(EBADF, "descriptors above %d cannot be granted", COMPARTMENT_FILES - 1);
 		open_file_get(file);
-		compartment->files[grant->number] = (struct descriptor){ .file = file, .prot = grant->prot };
+		descriptor_add(compartment, file, grant->number, grant->prot); /* a policy has fewer than there is room for */
 	}
 	for (unsigned i = 0; i < policy->paths; i++) {
 		struct open_file *file = policy_open_file(policy->path[i].file);
@@ -43,11 +41,11 @@ static int open_files(struct compartment *compartment)
 	return 0;
 }
 
+_Static_assert((int)POLICY_FILES < (int)COMPARTMENT_FILES, "a policy's files fit");
+
 static void close_files(struct compartment *compartment)
 {
-	for (int number = 0; number < COMPARTMENT_FILES; number++)
-		if (compartment->files[number].file)
-			descriptor_close(compartment, number);
+	descriptor_close_all(compartment);
 	for (unsigned i = 0; i < compartment->policy.paths; i++) {
 		struct open_file *file = policy_open_file(compartment->policy.path[i].file);
 		if (file)

@@ -12,6 +12,7 @@ enum { COMPARTMENT_FILES = 64 };
 
 struct descriptor {
 	struct open_file *file; /* NULL: free */
+	int number;
 	int prot;
 };
 
@@ -23,7 +24,7 @@ struct free_range {
 struct compartment {
 	struct address_space *space;
 	struct policy policy;
-	struct descriptor files[COMPARTMENT_FILES]; /* by the compartment's own numbers */
+	struct descriptor files[COMPARTMENT_FILES]; /* numbers are the compartment's own */
 	uint64_t heap_end, arena_end;
 	struct free_range free_ranges[32];
 	unsigned free_range_count;
@@ -41,11 +42,13 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 void compartment_end(struct compartment *compartment);
 struct memory_bounds compartment_bounds(struct compartment *compartment);
 
-/* The lowest free number gets file; -1 with EMFILE.  Takes over the reference. */
-int descriptor_add(struct compartment *compartment, struct open_file *file, int prot);
+/* Opens file under a number; number -1: the lowest free one.  Returns the number, or -1 with EMFILE.  Takes over the
+ * reference.  Preconditions: the number is free. */
+int descriptor_add(struct compartment *compartment, struct open_file *file, int number, int prot);
 /* The file behind a number if it is held with these rights (0: any); NULL with EBADF. */
-struct open_file *descriptor_get(const struct compartment *compartment, long number, int prot);
+struct open_file *descriptor_get(struct compartment *compartment, long number, int prot);
 int descriptor_close(struct compartment *compartment, long number);
+void descriptor_close_all(struct compartment *compartment);
 
 /* What serving a call came to. */
 enum served {

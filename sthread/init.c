@@ -47,7 +47,7 @@ int supervisor_enter(void)
 	}
 	if (supervisor.ready && supervisor.process == getpid())
 		return 0;
-	return dune_fail(EPERM, supervisor.ready ? "sthreads cannot be used in the child of a fork: call exec, or sthread_init() there"
+	return dune_fail(EPERM, supervisor.ready ? "sthreads cannot be used in the child of a fork before it calls exec"
 						 : "sthread_init() has not been called, or has failed");
 }
 

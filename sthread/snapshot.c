@@ -85,29 +85,39 @@ static int copy_page(struct snapshot *snapshot, struct dune_machine *machine, ui
 	return 0;
 }
 
-/* Bit 63 or 62 of an entry of /proc/self/pagemap: the page is in memory or swapped out (Linux admin-guide/mm/pagemap). */
-#define PAGEMAP_PRESENT ((uint64_t)3 << 62)
+/* Entries of /proc/self/pagemap (Linux admin-guide/mm/pagemap): in memory or swapped out; still the file's page. */
+#define PAGEMAP_TOUCHED ((uint64_t)3 << 62)
+#define PAGEMAP_FILE ((uint64_t)1 << 61)
+
+enum { PAGEMAP_SOME = 512 };
+struct pagemap {
+	int fd;
+	uint64_t entries[PAGEMAP_SOME];
+};
+
+/* The entry of the region's page number i; asked for in ascending order.  All ones if the kernel does not tell. */
+static uint64_t pagemap_entry(struct pagemap *pagemap, const struct snapshot_region *region, uint64_t i)
+{
+	if (i % PAGEMAP_SOME == 0) {
+		memset(pagemap->entries, 0xff, sizeof pagemap->entries);
+		uint64_t at = (PAGES(region->start) + i) * sizeof(uint64_t);
+		if (pagemap->fd >= 0 && pread(pagemap->fd, pagemap->entries, sizeof pagemap->entries, (off_t)at) < 0)
+			memset(pagemap->entries, 0xff, sizeof pagemap->entries);
+	}
+	return pagemap->entries[i % PAGEMAP_SOME];
+}
 
 /* Copies a region, skipping pages that were never touched (reading those would fill page tables for nothing). */
-static int copy_region(struct snapshot *snapshot, struct dune_machine *machine, struct snapshot_region *region, bool anonymous)
+static int copy_region(struct snapshot *snapshot, struct dune_machine *machine, struct pagemap *pagemap,
+		       struct snapshot_region *region, bool anonymous)
 {
-	enum { SOME = 512 };
-	uint64_t state[SOME];
-	int pagemap = anonymous ? open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC) : -1;
-	int result = 0;
-	for (uint64_t i = 0, count = PAGES(region->end - region->start); i < count && result == 0; i++) {
-		const uint8_t *page = (const uint8_t *)region->start + i * DUNE_PAGE_SIZE;
-		if (pagemap >= 0 && i % SOME == 0 &&
-		    pread(pagemap, state, sizeof state, PAGES((uint64_t)page) * sizeof *state) < (ssize_t)sizeof *state)
-			memset(state, 0xff, sizeof state);
-		if (pagemap >= 0 && !(state[i % SOME] & PAGEMAP_PRESENT))
+	for (uint64_t i = 0; i < PAGES(region->end - region->start); i++) {
+		if (anonymous && !(pagemap_entry(pagemap, region, i) & PAGEMAP_TOUCHED))
 			region->frames[i] = snapshot->zero_frame;
-		else
-			result = copy_page(snapshot, machine, &region->frames[i], page);
+		else if (copy_page(snapshot, machine, &region->frames[i], (void *)(region->start + i * DUNE_PAGE_SIZE)) != 0)
+			return -1;
 	}
-	if (pagemap >= 0)
-		close(pagemap);
-	return result;
+	return 0;
 }
 
 /* Maps a read-only part of a file a second time, into the image arena.  Returns its guest-physical address; 0 if the
@@ -135,19 +145,21 @@ static uint64_t map_image(struct snapshot *snapshot, struct dune_machine *machin
 	return physical;
 }
 
-/* Program and library files: pages as in the file are shown from there, changed ones (relocated constants) copied. */
-static int take_file(struct snapshot *snapshot, struct dune_machine *machine, const struct process_mapping *mapping,
-		     struct snapshot_region *region)
+/* Program and library files: pages as in the file are shown from there, changed ones (relocated constants) copied.
+ * Text is always shown from the file: a debugger's breakpoints are not for compartments. */
+static int take_file(struct snapshot *snapshot, struct dune_machine *machine, struct pagemap *pagemap,
+		     const struct process_mapping *mapping, struct snapshot_region *region)
 {
 	uint64_t image_before = snapshot->image_used;
 	uint64_t physical = mapping->write ? 0 : map_image(snapshot, machine, mapping);
 	if (!physical)
-		return copy_region(snapshot, machine, region, false);
+		return copy_region(snapshot, machine, pagemap, region, false);
 	const uint8_t *file = machine->image.host + image_before;
 	for (uint64_t i = 0; i < PAGES(region->end - region->start); i++) {
-		uint64_t offset = i * DUNE_PAGE_SIZE;
+		uint64_t offset = i * DUNE_PAGE_SIZE, entry = pagemap_entry(pagemap, region, i);
 		const uint8_t *page = (const uint8_t *)region->start + offset;
-		if (region->execute || memcmp(page, file + offset, DUNE_PAGE_SIZE) == 0)
+		bool same = !(entry & PAGEMAP_TOUCHED) || (entry & PAGEMAP_FILE && entry != UINT64_MAX);
+		if (region->execute || same || memcmp(page, file + offset, DUNE_PAGE_SIZE) == 0)
 			region->frames[i] = physical + offset;
 		else if (copy_page(snapshot, machine, &region->frames[i], page) != 0)
 			return -1;
@@ -220,7 +232,8 @@ static void forget_rseq(struct snapshot *snapshot, struct dune_machine *machine)
 
 /* ---- entry ----------------------------------------------------------------------------------------- */
 
-static int take_all(struct snapshot *snapshot, struct dune_machine *machine, const struct process_map *map)
+static int take_all(struct snapshot *snapshot, struct dune_machine *machine, struct pagemap *pagemap,
+		    const struct process_map *map)
 {
 	for (size_t i = 0; i < map->count; i++) {
 		const struct process_mapping *mapping = &map->mappings[i];
@@ -236,7 +249,8 @@ static int take_all(struct snapshot *snapshot, struct dune_machine *machine, con
 		if (!region)
 			return -1;
 		bool file = mapping->kind == PROCESS_MAPPING_FILE;
-		if ((file ? take_file(snapshot, machine, mapping, region) : copy_region(snapshot, machine, region, true)) != 0)
+		if ((file ? take_file(snapshot, machine, pagemap, mapping, region)
+			  : copy_region(snapshot, machine, pagemap, region, true)) != 0)
 			return -1;
 	}
 	return dune_arena_back(machine, &machine->image, snapshot->image_used);
@@ -259,7 +273,10 @@ int snapshot_take(struct snapshot *snapshot, struct dune_machine *machine)
 	snapshot->heap_end = ((uintptr_t)sbrk(0) + DUNE_PAGE_MASK) & ~DUNE_PAGE_MASK;
 	if (process_map_read(&map) != 0)
 		return dune_fail(errno, "cannot read the process's memory map: %s", strerror(errno));
-	int result = take_all(snapshot, machine, &map);
+	struct pagemap pagemap = { .fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC) };
+	int result = take_all(snapshot, machine, &pagemap, &map);
+	if (pagemap.fd >= 0)
+		close(pagemap.fd);
 	process_map_free(&map);
 	if (result == 0) {
 		struct blanking blanking = { snapshot, machine };

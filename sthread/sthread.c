@@ -35,6 +35,22 @@ static _Thread_local struct {
 	pid_t process; /* timers are not inherited */
 } slice;
 
+static pthread_key_t thread_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void delete_timer(void *unused)
+{
+	(void)unused;
+	if (slice.made && slice.process == supervisor.process)
+		timer_delete(slice.timer);
+	slice.made = false;
+}
+
+static void make_key(void)
+{
+	pthread_key_create(&thread_end, delete_timer);
+}
+
 static int arm_slice(uint64_t time)
 {
 	if (slice.made && slice.process == supervisor.process && slice.due > time + SLICE_NANOSECONDS / 2)
@@ -44,9 +60,16 @@ static int arm_slice(uint64_t time)
 		event._sigev_un._tid = gettid();
 		if (timer_create(CLOCK_MONOTONIC, &event, &slice.timer) != 0)
 			return dune_fail(errno, "cannot make a timer: %s", strerror(errno));
+		pthread_once(&once, make_key);
+		pthread_setspecific(thread_end, &slice);
 		slice.made = true;
 		slice.process = supervisor.process;
 	}
+	/* A thread that blocks the kick could not be stopped. */
+	sigset_t kick;
+	sigemptyset(&kick);
+	sigaddset(&kick, dune_kick_signal());
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	struct itimerspec due = { .it_value = { .tv_nsec = SLICE_NANOSECONDS } };
 	timer_settime(slice.timer, 0, &due, NULL);
 	slice.due = time + SLICE_NANOSECONDS;

@@ -23,7 +23,7 @@
 
 #include "compartment.h"
 
-enum { PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096 };
+enum { TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */, PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096 };
 
 struct call {
 	struct compartment *compartment;
@@ -89,9 +89,10 @@ static long transfer_flat(struct call *call, bool write)
 {
 	struct iovec list[PIECES];
 	int count;
-	if (!call->argument[2])
+	size_t size = call->argument[2] < TRANSFER_MAX ? call->argument[2] : TRANSFER_MAX;
+	if (!size)
 		return 0;
-	if (pieces(call, call->argument[1], call->argument[2], !write, list, PIECES, &count) < 0)
+	if (pieces(call, call->argument[1], size, !write, list, PIECES, &count) < 0)
 		return -EFAULT;
 	return transfer(call, list, count, write);
 }
@@ -110,7 +111,7 @@ static long transfer_vector(struct call *call, bool write)
 {
 	struct iovec theirs[VECTORS_MAX], list[PIECES];
 	int used = 0;
-	size_t wanted = call->argument[2];
+	size_t wanted = call->argument[2], total = 0;
 	if (wanted > 1024)
 		return -EINVAL;
 	if (wanted > VECTORS_MAX)
@@ -121,6 +122,8 @@ static long transfer_vector(struct call *call, bool write)
 		int count;
 		if (!theirs[i].iov_len)
 			continue;
+		if (theirs[i].iov_len > TRANSFER_MAX - total)
+			theirs[i].iov_len = TRANSFER_MAX - total;
 		ssize_t some = pieces(call, (uint64_t)theirs[i].iov_base, theirs[i].iov_len, !write, list + used, PIECES - used, &count);
 		if (some < 0) {
 			if (!used)
@@ -128,7 +131,8 @@ static long transfer_vector(struct call *call, bool write)
 			break;
 		}
 		used += count;
-		if ((size_t)some < theirs[i].iov_len)
+		total += (size_t)some;
+		if ((size_t)some < theirs[i].iov_len || total == TRANSFER_MAX)
 			break;
 	}
 	return used ? transfer(call, list, used, write) : 0;
@@ -148,11 +152,14 @@ static long serve_pread64(struct call *call)
 {
 	struct iovec list[PIECES];
 	int count;
-	if (!call->argument[2])
+	size_t size = call->argument[2] < TRANSFER_MAX ? call->argument[2] : TRANSFER_MAX;
+	if (!S_ISREG(call->file->mode))
+		return -ESPIPE;
+	if (!size)
 		return 0;
-	if (pieces(call, call->argument[1], call->argument[2], true, list, PIECES, &count) < 0)
+	if (pieces(call, call->argument[1], size, true, list, PIECES, &count) < 0)
 		return -EFAULT;
-	ssize_t done = S_ISREG(call->file->mode) ? preadv(call->file->fd, list, count, (off_t)call->argument[3]) : (errno = ESPIPE, -1);
+	ssize_t done = preadv(call->file->fd, list, count, (off_t)call->argument[3]);
 	return done < 0 ? -errno : done;
 }
 
@@ -225,7 +232,7 @@ static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t m
 			close(fd);
 			return -ENOMEM;
 		}
-		int number = descriptor_add(compartment, file, prot);
+		int number = descriptor_add(compartment, file, -1, prot);
 		if (number < 0) {
 			open_file_put(file);
 			return -EMFILE;

@@ -1,6 +1,7 @@
 /* machine.c - see machine.h.  Sources: Linux Documentation/virt/kvm/api.rst; AMD64 APM vol. 2; Intel SDM vol. 3. */
 #define _GNU_SOURCE
 #include "kvm/machine.h"
+#include "kvm/vcpu.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -407,6 +408,7 @@ void dune_machine_forget(void)
 	struct dune_machine *machine = the_machine;
 	if (!machine)
 		return;
+	dune_vcpus_forget();
 	close(machine->vm);
 	close(machine->kvm);
 	the_machine = NULL; /* arenas are not in the child (MADV_DONTFORK); the small structure stays behind */

@@ -259,6 +259,20 @@ struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine)
 	return vcpu;
 }
 
+void dune_vcpus_forget(void)
+{
+	own = NULL;
+	if (every)
+		pthread_setspecific(thread_end, NULL);
+	for (struct dune_vcpu *vcpu = every, *next; vcpu; vcpu = next) {
+		next = vcpu->next;
+		close(vcpu->fd);
+		free(vcpu);
+	}
+	pool = every = NULL;
+	pthread_mutex_init(&pool_lock, NULL); /* another thread of the parent may have held it */
+}
+
 uint64_t dune_exits_total(void)
 {
 	uint64_t total = 0;

@@ -63,6 +63,9 @@ struct dune_vcpu {
 /* Returns the calling thread's virtual CPU, NULL with errno (EAGAIN none left).  Takes its own lock. */
 struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);
 
+/* In the child of a fork: closes the parent's virtual CPUs.  Their threads and their memory are not in the child. */
+void dune_vcpus_forget(void);
+
 /* Exits of all virtual CPUs that reached user space, the probe's included. */
 uint64_t dune_exits_total(void);
 
