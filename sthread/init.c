@@ -45,9 +45,9 @@ int supervisor_enter(void)
 		errno = EPERM;
 		return -1;
 	}
-	if (supervisor.ready && supervisor.process == getpid())
+	if (supervisor.ready && !supervisor.forked)
 		return 0;
-	return dune_fail(EPERM, supervisor.ready ? "sthreads cannot be used in the child of a fork before it calls exec"
+	return dune_fail(EPERM, supervisor.forked ? "sthreads cannot be used in the child of a fork before it calls exec"
 						 : "sthread_init() has not been called, or has failed");
 }
 
@@ -134,8 +134,10 @@ int supervisor_random(void *buffer, size_t size)
 /* The child of a fork shares the virtual CPUs' memory and handles with its parent: it lets go of them. */
 static void in_child(void)
 {
-	if (supervisor.ready)
-		dune_machine_forget();
+	if (!supervisor.ready)
+		return;
+	supervisor.forked = true;
+	dune_machine_forget();
 }
 
 /* Tells the snapshot's copy of `place` where it is. */
@@ -178,7 +180,5 @@ int sthread_init(void)
 	supervisor_lock();
 	int result = supervisor.ready ? 0 : start();
 	supervisor_unlock();
-	if (result == 0 && supervisor.process != getpid())
-		return supervisor_enter();
-	return result;
+	return result == 0 ? supervisor_enter() : result;
 }

@@ -41,6 +41,7 @@ struct supervisor {
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a compartment left its virtual CPU, a gate became free */
 	bool ready;
+	bool forked;        /* this is a child of the process that `ready` speaks of */
 	struct dune_machine *machine;
 	struct snapshot snapshot;
 	struct handles sthreads, tags, gates;

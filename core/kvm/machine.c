@@ -353,6 +353,7 @@ static int reserve_memory(struct dune_machine *machine)
 	    reserve(&machine->tags, TAGS_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
 	    dune_arena_back(machine, &machine->table_arena, machine->table_arena.chunk) != 0)
 		return -1;
+	madvise(machine->frames.host, machine->frames.size, MADV_HUGEPAGE); /* a wish: frames are used densely */
 	machine->tables = (struct dune_tables){ .host = machine->table_arena.host,
 						.physical = machine->table_arena.physical,
 						.size = machine->table_arena.size };
