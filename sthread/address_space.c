@@ -188,6 +188,7 @@ static int map_tag(struct address_space *space, const struct policy_tag *grant)
 	const struct tag *tag = tag_get(grant->tag);
 	if (!tag)
 		return dune_fail(EBADF, "the policy names a tag that is gone");
+	space->tag[space->tags++] = *grant; /* first: a tag mapped in part is unmapped like any other */
 	for (unsigned i = 0; i < tag->extent_count; i++)
 		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
 			uint64_t offset = tag->extents[i].offset + at;
@@ -197,7 +198,6 @@ static int map_tag(struct address_space *space, const struct policy_tag *grant)
 			if (!(*entry & DUNE_PTE_PRESENT))
 				__atomic_store_n(entry, tag_page_value(offset, grant->prot), __ATOMIC_RELEASE);
 		}
-	space->tag[space->tags++] = *grant;
 	return 0;
 }
 
@@ -297,9 +297,12 @@ int address_spaces_revoke(const struct tag *tag)
 			result = -1;
 	for (struct address_space *space = all_spaces; space; space = space->next)
 		if (find_tag(space, tag->handle) >= 0) {
+			space->revoking++; /* it does not start again before this is done */
 			wait_until_stopped(space);
 			if (revoke_from(space, tag) != 0)
 				result = -1;
+			space->revoking--;
+			pthread_cond_broadcast(&supervisor.changed);
 		}
 	return result;
 }
@@ -509,7 +512,7 @@ static bool is_growth(const struct memory_bounds *bounds, uint64_t address)
 {
 	uint64_t offset = address - supervisor.machine->window;
 	return (offset >= SPACE_STACK_LOW && offset < SPACE_STACK_TOP) || (offset >= SPACE_MESSAGE_IN && offset < SPACE_MESSAGE_END) ||
-	       (offset >= SPACE_ARENA && address < bounds->arena_end) ||
+	       (offset >= SPACE_ARENA && offset < SPACE_ARENA_END && address < bounds->arena_end) ||
 	       (address >= supervisor.snapshot.heap_end && address < bounds->heap_end);
 }
 

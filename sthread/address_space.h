@@ -32,6 +32,7 @@ struct address_space {
 	struct dune_life *life;
 	uint8_t *canary;      /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
+	unsigned revoking; /* threads that wait for it to stop, to take rights away */
 	bool in_use;
 	struct address_space *next; /* all of them */
 	struct address_space *next_idle;

@@ -26,6 +26,7 @@ struct compartment {
 	struct policy policy;
 	struct descriptor files[COMPARTMENT_FILES]; /* numbers are the compartment's own */
 	uint64_t heap_end, arena_end;
+	uint64_t tag_growth; /* bytes that tags grew by for it: within the same quota */
 	struct free_range free_ranges[32];
 	unsigned free_range_count;
 	uint64_t instance;

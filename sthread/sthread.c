@@ -83,6 +83,8 @@ static void run(struct compartment *compartment, struct dune_vcpu *vcpu, struct 
 {
 	struct address_space *space = compartment->space;
 	uint64_t exits = vcpu->exits;
+	while (space->revoking)
+		pthread_cond_wait(&supervisor.changed, &supervisor.lock);
 	space->running_on = vcpu;
 	supervisor_unlock();
 	uint64_t began = now();
@@ -133,24 +135,33 @@ static bool finish(struct sthread *sthread, bool returned)
 	return true;
 }
 
-static long allocate_for(const struct compartment *compartment, uint64_t handle, uint64_t size)
+static bool holds_for_writing(const struct compartment *compartment, tag_t tag)
+{
+	for (unsigned i = 0; i < compartment->policy.tags; i++)
+		if (compartment->policy.tag[i].tag == tag && compartment->policy.tag[i].prot & PROT_WRITE)
+			return true;
+	return false;
+}
+
+static long allocate_for(struct compartment *compartment, uint64_t handle, uint64_t size)
 {
 	void *pointer = NULL;
-	for (unsigned i = 0; i < compartment->policy.tags; i++)
-		if (compartment->policy.tag[i].tag == (tag_t)handle && compartment->policy.tag[i].prot & PROT_WRITE) {
-			int error = tag_allocate((tag_t)handle, size, &pointer);
-			return error ? -error : (long)pointer;
-		}
-	return -EPERM;
+	if (!holds_for_writing(compartment, (tag_t)handle))
+		return -EPERM;
+	const struct tag *tag = tag_get((tag_t)handle);
+	uint64_t before = tag ? tag->size : 0, quota = compartment->policy.memory;
+	if (compartment->tag_growth > quota || size > quota - compartment->tag_growth)
+		return -ENOMEM;
+	int error = tag_allocate((tag_t)handle, size, &pointer);
+	if (tag)
+		compartment->tag_growth += tag->size - before;
+	return error ? -error : (long)pointer;
 }
 
 static long free_for(const struct compartment *compartment, uint64_t pointer)
 {
 	tag_t owner = tag_at(pointer);
-	for (unsigned i = 0; i < compartment->policy.tags; i++)
-		if (compartment->policy.tag[i].tag == owner && compartment->policy.tag[i].prot & PROT_WRITE)
-			return -tag_release(owner, (void *)pointer);
-	return -EINVAL;
+	return holds_for_writing(compartment, owner) ? -tag_release(owner, (void *)pointer) : -EINVAL;
 }
 
 /* What an exit came to. */

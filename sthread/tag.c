@@ -103,6 +103,7 @@ static int tag_grow(struct tag *tag, size_t size)
 	}
 	set_owner(extent, tag->handle + 1);
 	tag->extent_count++;
+	tag->size += wanted;
 	return 0;
 }
 

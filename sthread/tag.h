@@ -17,6 +17,7 @@ struct tag {
 	struct tag_heap *heap;
 	struct tag_extent *extents;
 	unsigned extent_count;
+	uint64_t size; /* of all extents */
 	bool dying; /* being deleted: can no longer be granted or used */
 };
 

@@ -192,6 +192,10 @@ try_tls() {
 	head -c 100000 /dev/urandom | limit 10 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port && cat >&3" 2>/dev/null
 	same 'hello, world' "$(get $url/)" 'malformed TLS ends its own connection only'
 
+	same '160 hello, world' "$(for _ in 1 2 3 4 5 6 7 8; do
+		limit 60 curl -sS --cacert cert.pem $(for _ in $(seq 20); do echo $url/; done) 2>&1 &
+	done | sort | uniq -c | tr -s ' ' | sed 's/^ //')" 'eight clients at once are served'
+
 	# Half a ClientHello, held open; a handshake and half a request, held open; a handshake and nothing.
 	exec 5<>"/dev/tcp/127.0.0.1/$port"
 	printf '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh' >&5
@@ -215,6 +219,7 @@ try_reports() {
 		grep -q '^  TLS sthread *address space [0-9]*, life [0-9]*' out && grep -q '^  request sthread *address space' out
 		verdict $? 'compartments are reported'
 	fi
+	rm -f log
 	start --requests 2 --log log
 	same '200 200 ' "$(get -o /dev/null -o /dev/null -w '%{http_code} ' $url/ "$url/sub/?x=%1b")" '--requests 2 serves two'
 	for _ in $(seq $((50 * scale))); do kill -0 $pid 2>/dev/null || break; sleep 0.1; done

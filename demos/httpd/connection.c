@@ -325,12 +325,14 @@ static void finish_answer(struct connection *c)
 
 static bool run_request(struct connection *c)
 {
+	uint32_t number = word_load(&c->plain->request);
 	uint64_t taken = position_load(&c->plain->reply_consumed);
 	uint32_t length = word_load(&c->plain->length);
 	bool input_ended = (word_load(&c->wire->status) & STATUS_INPUT_ENDED) != 0;
 	uint64_t now[INPUTS] = { length, taken };
 
-	if (c->tls_ended || !c->open || (c->orders & ORDER_CLOSE) != 0)
+	/* TLS may have been stopped in the middle of making place for the next request. */
+	if (c->tls_ended || !c->open || (c->orders & ORDER_CLOSE) != 0 || number != c->request_number)
 		return false;
 	if (length > PLAIN_SIZE) {
 		doom(c, "TLS sthread published an impossible length");

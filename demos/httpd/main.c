@@ -5,6 +5,7 @@
  * taken (compartments_init), and only then is the private key read, so that no compartment's copy of the
  * process has ever seen it.
  */
+#include "fence.h"
 #include "log.h"
 #include "options.h"
 #include "request.h"
@@ -79,10 +80,19 @@ static int bind_socket(const struct options *options)
 	return fd;
 }
 
+/* From here on the main loop has the code of TLS and of parsers no more. */
 static void start_compartments(enum isolation isolation)
 {
+	const char *open;
+
 	if (fflush(stdout) != 0 || compartments_init(isolation) != 0)
 		fail("%s", sthread_error());
+	if (isolation != ISOLATION_STHREAD)
+		return;
+	open = fence_libraries();
+	if (open != NULL)
+		(void)fprintf(stderr, "sthread-httpd: the main loop keeps %s's code (%s); link it dynamically\n", open,
+			      strerror(errno));
 }
 
 static noreturn void fail_compartments(const char *what)
@@ -241,5 +251,5 @@ int main(int argc, char **argv)
 		     options.port, strerror(errno));
 	if (compartments_isolation() == ISOLATION_STHREAD)
 		sc_destroy(&server.request_policy);
-	return 0;
+	finish(0);
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char usage[] =
 	"Usage: sthread-httpd --cert FILE --key FILE --docroot DIR [option]...\n"
@@ -23,6 +24,12 @@ static const char usage[] =
 	"  --requests N            end after N finished requests\n"
 	"  --help                  print this\n";
 
+noreturn void finish(int status)
+{
+	(void)fflush(NULL);
+	_exit(status);
+}
+
 noreturn void fail(const char *format, ...)
 {
 	va_list arguments;
@@ -33,7 +40,7 @@ noreturn void fail(const char *format, ...)
 	(void)vfprintf(stderr, format, arguments);
 	va_end(arguments);
 	(void)fputc('\n', stderr);
-	exit(1);
+	finish(1);
 }
 
 const char *isolation_name(enum isolation isolation)

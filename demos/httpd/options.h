@@ -20,6 +20,8 @@ struct options {
 void options_parse(int argc, char **argv, struct options *options);
 const char *isolation_name(enum isolation isolation);
 
+/* Ends the program.  Not by exit(): libraries that are fenced cannot run their exit handlers (fence.h). */
+noreturn void finish(int status);
 /* Prints one line, "sthread-httpd: ...", and ends the program with status 1. */
 noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

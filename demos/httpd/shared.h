@@ -72,6 +72,7 @@ struct wire_region {
 };
 
 struct plain_region {
+	shared_word request; /* number of the request that the words below are about: stored last, loaded first */
 	shared_position reply_consumed;
 	shared_word length; /* bytes of data that are there; they begin with the current request */
 	uint8_t data[PLAIN_SIZE];

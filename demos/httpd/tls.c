@@ -102,6 +102,7 @@ static bool tls_start(struct tls_state *state, struct wire_region *wire)
 {
 	state->wire = wire;
 	state->request = 1;
+	word_store(&wire->plain->request, state->request);
 	state->ssl = SSL_new(server_context);
 	if (state->ssl == NULL)
 		return false;
@@ -253,6 +254,7 @@ static void next_request(struct tls_state *state)
 	state->reply_consumed = 0;
 	word_store(&plain->length, state->length);
 	position_store(&plain->reply_consumed, 0);
+	word_store(&plain->request, number);
 }
 
 static void move_bytes(struct tls_state *state)
