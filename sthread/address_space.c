@@ -23,15 +23,25 @@ enum { FAULT_PRESENT = 1, FAULT_WRITE = 2, FAULT_EXECUTE = 16 };
 static struct address_space *all_spaces, *idle_spaces;
 static uint64_t space_count;
 
-static uint64_t *entry_of(const struct address_space *space, uint64_t address, bool create)
+static uint64_t *entry_of(const struct address_space *space, uint64_t address)
 {
-	return dune_tables_entry(&supervisor.machine->tables, space->context.root, address, create);
+	return dune_tables_entry(&supervisor.machine->tables, space->context.root, address, false);
+}
+
+/* The same; missing page tables are made. */
+static uint64_t *entry_make(struct address_space *space, uint64_t address)
+{
+	struct dune_tables *tables = &supervisor.machine->tables;
+	size_t before = tables->used;
+	uint64_t *entry = dune_tables_entry(tables, space->context.root, address, true);
+	space->table_pages += (tables->used - before) / DUNE_PAGE_SIZE;
+	return entry;
 }
 
 /* Fills in an entry that is not present. */
-static int fill(const struct address_space *space, uint64_t address, uint64_t value)
+static int fill(struct address_space *space, uint64_t address, uint64_t value)
 {
-	uint64_t *entry = entry_of(space, address, true);
+	uint64_t *entry = entry_make(space, address);
 	if (!entry)
 		return -1;
 	__atomic_store_n(entry, value, __ATOMIC_RELEASE);
@@ -164,7 +174,7 @@ static int give_back_growth(struct address_space *space)
 		const struct private_page *page = &space->pages[i];
 		const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, page->address);
 		uint64_t origin = page->origin ? page->origin : supervisor.snapshot.zero_frame;
-		uint64_t *entry = entry_of(space, page->address, false);
+		uint64_t *entry = entry_of(space, page->address);
 		if (!entry || edit_add(&list, entry, region ? origin | USER_DATA | DUNE_PTE_COPY_ON_WRITE : 0) != 0)
 			return -1;
 	}
@@ -192,7 +202,7 @@ static int map_tag(struct address_space *space, const struct policy_tag *grant)
 	for (unsigned i = 0; i < tag->extent_count; i++)
 		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
 			uint64_t offset = tag->extents[i].offset + at;
-			uint64_t *entry = entry_of(space, (uintptr_t)supervisor.machine->tags.host + offset, true);
+			uint64_t *entry = entry_make(space, (uintptr_t)supervisor.machine->tags.host + offset);
 			if (!entry)
 				return dune_fail(ENOMEM, "no page-table page left");
 			if (!(*entry & DUNE_PTE_PRESENT))
@@ -207,7 +217,7 @@ static int unmap_tag(const struct address_space *space, const struct tag *tag, s
 	for (unsigned i = 0; i < tag->extent_count; i++)
 		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
 			uint64_t offset = tag->extents[i].offset + at;
-			uint64_t *entry = entry_of(space, (uintptr_t)supervisor.machine->tags.host + offset, false);
+			uint64_t *entry = entry_of(space, (uintptr_t)supervisor.machine->tags.host + offset);
 			if (entry && *entry & DUNE_PTE_PRESENT && edit_add(list, entry, 0) != 0)
 				return -1;
 		}
@@ -333,7 +343,7 @@ static int map_special(struct address_space *space)
 {
 	struct dune_machine *machine = supervisor.machine;
 	uint64_t thread_page = supervisor.snapshot.thread_pointer & ~DUNE_PAGE_MASK;
-	uint64_t *thread_entry = entry_of(space, thread_page, true);
+	uint64_t *thread_entry = entry_make(space, thread_page);
 	uint64_t life = dune_frame_new(machine);
 	if (!life || !thread_entry || fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
 	    fill(space, machine->window + WINDOW_LIFE_MONITOR, life | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE) != 0)
@@ -417,12 +427,14 @@ static int prepare(struct address_space *space, uint64_t shape)
 {
 	const struct working_set *set = working_set_of(shape);
 	for (size_t i = 0; set && i < set->count; i++) {
-		uint64_t *entry = entry_of(space, set->addresses[i], true);
+		uint64_t *entry = entry_make(space, set->addresses[i]);
 		if (!entry)
 			return -1;
 		if (*entry & DUNE_PTE_PRIVATE)
 			continue;
-		uint64_t origin = *entry & DUNE_PTE_PRESENT ? *entry & DUNE_PTE_FRAME : 0;
+		/* The entry says nothing yet in a sparse region. */
+		const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, set->addresses[i]);
+		uint64_t origin = region ? snapshot_value(region, set->addresses[i]) & DUNE_PTE_FRAME : 0;
 		if (make_private(space, set->addresses[i], entry, origin, true) != 0)
 			return -1;
 	}
@@ -462,6 +474,7 @@ struct address_space *address_space_take(const struct policy *policy, uint64_t f
 	space->in_use = true;
 	space->shape = shape;
 	space->learned = space->page_count;
+	space->tables_before = space->table_pages;
 	if (bind_tags(space, policy) != 0) {
 		address_space_release(space);
 		return NULL;
@@ -504,7 +517,9 @@ int address_space_begin(struct address_space *space, uint64_t instance)
 
 static bool within_quota(const struct address_space *space, const struct memory_bounds *bounds)
 {
-	return (space->page_count + 1) * DUNE_PAGE_SIZE <= bounds->quota;
+	/* Its own: not what the address space had when the life began. */
+	size_t pages = space->page_count - space->learned + space->table_pages - space->tables_before;
+	return (pages + 1) * DUNE_PAGE_SIZE <= bounds->quota;
 }
 
 /* True for addresses whose pages are private and start as zeros. */
@@ -520,7 +535,7 @@ static bool is_growth(const struct memory_bounds *bounds, uint64_t address)
 static int bring_in(struct address_space *space, const struct memory_bounds *bounds, uint64_t page)
 {
 	if (is_growth(bounds, page)) {
-		uint64_t *entry = entry_of(space, page, true);
+		uint64_t *entry = entry_make(space, page);
 		if (!entry || !within_quota(space, bounds) || make_private(space, page, entry, 0, true) != 0)
 			return -1;
 		++*bounds->pages_copied;
@@ -530,7 +545,7 @@ static int bring_in(struct address_space *space, const struct memory_bounds *bou
 	if (region) {
 		uint64_t end = page + FILL_AROUND * DUNE_PAGE_SIZE < region->end ? page + FILL_AROUND * DUNE_PAGE_SIZE : region->end;
 		for (uint64_t at = page; at < end; at += DUNE_PAGE_SIZE) {
-			uint64_t *entry = entry_of(space, at, true);
+			uint64_t *entry = entry_make(space, at);
 			if (!entry)
 				return -1;
 			if (!(*entry & DUNE_PTE_PRESENT))
@@ -551,11 +566,11 @@ static uint64_t *reach(struct address_space *space, const struct memory_bounds *
 {
 	if (page < 0x10000 || page >= DUNE_USER_END)
 		return NULL;
-	uint64_t *entry = entry_of(space, page, false);
+	uint64_t *entry = entry_of(space, page);
 	if (!entry || !(*entry & DUNE_PTE_PRESENT)) {
 		if (bring_in(space, bounds, page) != 0)
 			return NULL;
-		entry = entry_of(space, page, false);
+		entry = entry_of(space, page);
 		answering = true; /* nothing can be cached of an entry that was not present */
 	}
 	if (!entry || !(*entry & DUNE_PTE_USER))

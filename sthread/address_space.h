@@ -27,6 +27,7 @@ struct address_space {
 	struct private_page *pages;
 	size_t page_count, page_room;
 	size_t learned;       /* pages there were when this life began */
+	size_t table_pages, tables_before; /* page tables made, and made when this life began */
 	struct policy_tag tag[POLICY_TAGS]; /* mapped */
 	unsigned tags;
 	struct dune_life *life;

@@ -188,7 +188,7 @@ static int take_special(struct snapshot *snapshot, struct dune_machine *machine,
 		return -1;
 	struct snapshot_region *region = NULL;
 	int result = stack ? environment_make_picture(start, mapping->end, picture)
-			   : vdso_make_replacement((void *)start, size, picture);
+			   : vdso_make_replacement((void *)start, size, picture, machine->trampoline_time);
 	if (result != 0)
 		dune_fail(ENOTSUP, stack ? "the environment cannot be depicted" : "the kernel's vDSO has a shape that is not understood");
 	else if (!(region = add_region(snapshot, start, mapping->end, false, !stack)))

@@ -85,6 +85,9 @@ static void run(struct compartment *compartment, struct dune_vcpu *vcpu, struct 
 	uint64_t exits = vcpu->exits;
 	while (space->revoking)
 		pthread_cond_wait(&supervisor.changed, &supervisor.lock);
+	struct timespec time;
+	clock_gettime(CLOCK_REALTIME_COARSE, &time);
+	space->life->seconds = time.tv_sec;
 	space->running_on = vcpu;
 	supervisor_unlock();
 	uint64_t began = now();
@@ -170,6 +173,7 @@ enum outcome { GO_ON, STOP, RETURNED, ENDED };
 static enum outcome serve_library(struct sthread *sthread, struct compartment *compartment)
 {
 	const struct kvm_regs *regs = &compartment->space->context.regs;
+	uint64_t began;
 	int error;
 	switch (regs->rax) {
 	case SERVICE_RETURN:
@@ -192,7 +196,9 @@ static enum outcome serve_library(struct sthread *sthread, struct compartment *c
 			compartment->info.gate_calls++;
 		return GO_ON;
 	case SERVICE_ALLOCATE:
+		began = now();
 		answer_service(compartment, allocate_for(compartment, regs->rdi, regs->rsi), false);
+		compartment->run_nanoseconds += now() - began;
 		break;
 	case SERVICE_FREE:
 		answer_service(compartment, free_for(compartment, regs->rdi), false);
@@ -250,7 +256,10 @@ static enum outcome serve_call(struct sthread *sthread, struct compartment *comp
 		compartment->info.instruction = resume;
 		return ENDED;
 	}
-	switch (system_call_serve(compartment, &wait)) {
+	uint64_t began = now();
+	enum served served = system_call_serve(compartment, &wait);
+	compartment->run_nanoseconds += now() - began; /* long work done for it is its own */
+	switch (served) {
 	case SERVED:
 		return GO_ON;
 	case SERVED_END:
@@ -276,7 +285,7 @@ static enum outcome serve_call(struct sthread *sthread, struct compartment *comp
 }
 
 static enum outcome handle(struct sthread *sthread, struct compartment *compartment, struct dune_vcpu *vcpu,
-			   const struct dune_exit *exit, uint64_t began)
+			   const struct dune_exit *exit)
 {
 	switch (exit->kind) {
 	case DUNE_EXIT_SYSTEM_CALL:
@@ -286,12 +295,7 @@ static enum outcome handle(struct sthread *sthread, struct compartment *compartm
 	case DUNE_EXIT_EXCEPTION:
 		return serve_exception(compartment, exit);
 	case DUNE_EXIT_KICKED:
-		if (sthread->depth || now() - began < SLICE_NANOSECONDS)
-			return GO_ON;
-		if (dune_vcpu_save(vcpu, &compartment->space->context) == 0)
-			return STOP;
-		compartment->info.end = STHREAD_HOST_FAILURE;
-		return ENDED;
+		return GO_ON; /* sthread_drive() looks at the clock */
 	case DUNE_EXIT_BROKEN:
 	default:
 		compartment->info.end = STHREAD_HOST_FAILURE;
@@ -317,10 +321,17 @@ void sthread_drive(struct sthread *sthread)
 		struct compartment *compartment = innermost(sthread);
 		struct dune_exit exit = { .kind = DUNE_EXIT_SYSTEM_CALL };
 		enum outcome outcome;
+		uint64_t time = now();
 		if (sthread->killed) {
 			compartment->info.end = STHREAD_KILLED;
 			outcome = ENDED;
-		} else if (!vcpu || arm_slice(now()) != 0) {
+		} else if (!vcpu || arm_slice(time) != 0) {
+			compartment->info.end = STHREAD_HOST_FAILURE;
+			outcome = ENDED;
+		} else if (!sthread->depth && time - began >= SLICE_NANOSECONDS) {
+			/* Whether it was stopped by a kick or keeps making calls. */
+			if (dune_vcpu_save(vcpu, &compartment->space->context) == 0)
+				return;
 			compartment->info.end = STHREAD_HOST_FAILURE;
 			outcome = ENDED;
 		} else {
@@ -328,14 +339,13 @@ void sthread_drive(struct sthread *sthread)
 				sthread->retry = false;
 			else
 				run(compartment, vcpu, &exit);
-			outcome = handle(sthread, compartment, vcpu, &exit, began);
+			outcome = handle(sthread, compartment, vcpu, &exit);
 		}
 		if (outcome != RETURNED && outcome != ENDED && out_of_budget(compartment))
 			outcome = ENDED;
 		if (outcome == STOP) {
-			bool parked = exit.kind != DUNE_EXIT_KICKED;
-			sthread->state = parked ? STHREAD_PARKED : STHREAD_RUNNABLE;
-			compartment->info.parks += parked;
+			sthread->state = STHREAD_PARKED;
+			compartment->info.parks++;
 			return;
 		}
 		if (outcome != GO_ON && finish(sthread, outcome == RETURNED))

@@ -23,7 +23,7 @@
 
 #include "compartment.h"
 
-enum { TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */, PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096 };
+enum { TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */, PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096, ARENA_PER_QUOTA = 16 };
 
 struct call {
 	struct compartment *compartment;
@@ -363,7 +363,10 @@ static long serve_mmap(struct call *call)
 		return -ENOMEM;
 	if (!take_free_range(compartment, size, &start)) {
 		start = compartment->arena_end;
-		if (start + size > supervisor.machine->window + SPACE_ARENA_END)
+		/* Addresses are limited as well: page tables for them are never given back. */
+		uint64_t used = start - supervisor.machine->window - SPACE_ARENA;
+		if (start + size > supervisor.machine->window + SPACE_ARENA_END ||
+		    (used + size) / ARENA_PER_QUOTA > compartment->policy.memory)
 			return -ENOMEM;
 		compartment->arena_end += size;
 		call->bounds = compartment_bounds(compartment);

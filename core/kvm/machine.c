@@ -204,6 +204,7 @@ static int lay_out_monitor(struct dune_machine *machine)
 	machine->trampoline_syscall = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_syscall);
 	machine->trampoline_resume = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_resume);
 	machine->trampoline_resume_clean = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_resume_clean);
+	machine->trampoline_time = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_time);
 	machine->trampoline_touch = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_touch);
 	machine->trampoline_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_call);
 	machine->trampoline_service = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_service);

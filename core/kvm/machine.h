@@ -53,7 +53,7 @@ struct dune_machine {
 	uint64_t edit_root;        /* maps the tables for the monitor, and the shared GiB */
 	uintptr_t edit_tables;     /* where the edit root has them */
 	uint64_t trampoline_syscall, trampoline_service, trampoline_resume, trampoline_enter;
-	uint64_t trampoline_resume_clean;
+	uint64_t trampoline_resume_clean, trampoline_time;
 	uint64_t trampoline_touch, trampoline_call; /* for probing */
 	uint64_t *idt;
 	uint64_t processor_count;  /* virtual CPUs made */

@@ -431,6 +431,9 @@ static bool decode_io(struct dune_vcpu *vcpu, struct dune_context *context, stru
 	bool user = run->s.regs.sregs.ss.dpl == 3;
 	if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 1 || run->io.count != 1)
 		return false;
+	/* A compartment's own OUT may be a string instruction, of which there is more to come. */
+	if (user && run->s.regs.regs.rip - vcpu->machine->window - WINDOW_TRAMPOLINE >= DUNE_PAGE_SIZE)
+		vcpu->pending = true;
 	switch (run->io.port) {
 	case PORT_SYSTEM_CALL:
 		exit->kind = DUNE_EXIT_SYSTEM_CALL;

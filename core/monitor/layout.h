@@ -23,6 +23,7 @@
 
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0
+#define LIFE_SECONDS 8
 
 /* Selectors, in the order that SYSCALL and SYSRET want.  There is no 32-bit code descriptor and no LDT. */
 #define SELECTOR_KERNEL_CODE 0x10

@@ -73,10 +73,10 @@ dune_monitor_end:
 	.section .rodata.trampoline, "a", @progbits
 	.hidden dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
 	.hidden dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
-	.hidden dune_trampoline_resume_clean_fxsave, dune_trampoline_touch, dune_trampoline_call
+	.hidden dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_touch, dune_trampoline_call
 	.globl dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
 	.globl dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
-	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_touch, dune_trampoline_call
+	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_touch, dune_trampoline_call
 	.balign 16
 dune_trampoline_begin:
 /*
@@ -156,6 +156,18 @@ dune_trampoline_resume_clean_fxsave:
 	clean_state fxrstor64
 	movq	%r11, %rax
 	retq
+
+/*
+ * time(2) as the replaced vDSO has it: RDI = where to store the answer as well, or 0.  Clobbers RAX only.  The seconds
+ * are those of the last entry from the supervisor, as the kernel's own are those of its last tick.
+ */
+	.balign 16
+dune_trampoline_time:
+	movq	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_LIFE + LIFE_SECONDS(%rip), %rax
+	testq	%rdi, %rdi
+	jz	1f
+	movq	%rax, (%rdi)
+1:	retq
 
 /* For probing only: reads the byte at RDI, or writes it if RSI is not 0, and asks for service 0 with RDI = it. */
 	.balign 16

@@ -14,17 +14,19 @@ extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_
 extern const uint8_t dune_trampoline_begin[], dune_trampoline_enter[], dune_trampoline_enter_fxsave[];
 extern const uint8_t dune_trampoline_syscall[], dune_trampoline_service[], dune_trampoline_service_gate[];
 extern const uint8_t dune_trampoline_resume_clean[], dune_trampoline_resume_clean_fxsave[];
-extern const uint8_t dune_trampoline_resume[], dune_trampoline_touch[], dune_trampoline_call[],
+extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_trampoline_touch[], dune_trampoline_call[],
 	dune_trampoline_end[];
 
 /* What a compartment is told about its life, in the page at WINDOW_LIFE. */
 struct dune_life {
 	uint32_t process_id; /* what getpid() answers: differs from one life to the next */
 	uint32_t reserved;
+	int64_t seconds;     /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
 	uint8_t random[32]; /* fresh for each life */
 };
 _Static_assert(offsetof(struct dune_life, process_id) == LIFE_PROCESS_ID, "monitor.S reads process_id");
+_Static_assert(offsetof(struct dune_life, seconds) == LIFE_SECONDS, "monitor.S reads seconds");
 
 /* 64-bit TSS with an I/O bitmap for ports 0..PORT_LAST (AMD64 APM vol. 2, 12.2.5 and 12.2.4). */
 struct dune_tss {
