@@ -104,6 +104,12 @@ static int acquire(const struct sthread *sthread, cgate_t handle, struct gate **
 	}
 }
 
+static void end_life(struct gate *gate)
+{
+	compartment_end(&gate->compartment);
+	gate->alive = false;
+}
+
 /* Makes the gate ready for a call.  Preconditions: it is not busy.  Returns 0 or an errno. */
 static int begin_call(struct gate *gate, uint64_t argument)
 {
@@ -140,8 +146,10 @@ static int begin_message(struct gate *gate, const uint8_t *in, size_t size, size
 		return error;
 	struct memory_bounds bounds = compartment_bounds(&gate->compartment);
 	if (address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer, sizeof buffer) != 0 ||
-	    address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_IN), in, size) != 0)
+	    address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_IN), in, size) != 0) {
+		end_life(gate); /* part of a message that was never delivered is in it */
 		return ENOMEM;
+	}
 	gate->is_message = true;
 	gate->answer_room = room;
 	return 0;
@@ -237,10 +245,8 @@ int gate_finish(struct sthread *sthread, struct compartment *caller, bool return
 	}
 	/* From host mode the answer is still to be taken: cgate_call_buf() then calls gate_release(). */
 	if (caller || !returned) {
-		if (!returned || gate->fresh) {
-			compartment_end(compartment);
-			gate->alive = false;
-		}
+		if (!returned || gate->fresh)
+			end_life(gate);
 		gate->busy = false;
 		pthread_cond_broadcast(&supervisor.changed);
 	}
@@ -268,10 +274,8 @@ static int call_from_host(cgate_t handle, uint64_t argument, uint64_t *result, c
 			*result = sthread.result;
 			if (in)
 				error = take_answer(gate, sthread.result, answer, answer_size);
-			if (gate->fresh) {
-				compartment_end(&gate->compartment);
-				gate->alive = false;
-			}
+			if (gate->fresh)
+				end_life(gate);
 			gate->busy = false;
 			pthread_cond_broadcast(&supervisor.changed);
 		}

@@ -14,6 +14,7 @@ enum {
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
 	KEPT_PAGES = 1024,  /* private pages an idle address space keeps; more are given back */
 	FILL_AROUND = 16,   /* entries of a sparse region filled in at one fault */
+	WORKING_SETS = 256, /* shapes whose working set is remembered */
 	CANARY_OFFSET = 0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
 };
 enum { FAULT_PRESENT = 1, FAULT_WRITE = 2, FAULT_EXECUTE = 16 };
@@ -89,11 +90,15 @@ static int make_private(struct address_space *space, uint64_t address, uint64_t 
 	if (origin)
 		memcpy(dune_physical_at(machine, frame), dune_physical_at(machine, origin), DUNE_PAGE_SIZE);
 	supervisor.statistics.pages_copied++;
-	if (answering || !(*entry & DUNE_PTE_PRESENT)) {
+	bool present = *entry & DUNE_PTE_PRESENT;
+	struct dune_vcpu *vcpu = present ? dune_vcpu_get(machine) : NULL;
+	if (answering || !present) {
 		__atomic_store_n(entry, private_value(frame), __ATOMIC_RELEASE);
+		/* The fault dropped this virtual CPU's translation; others may have the old frame for reading. */
+		if (vcpu)
+			dune_vcpu_accept(vcpu, &space->context);
 		return 0;
 	}
-	struct dune_vcpu *vcpu = dune_vcpu_get(machine);
 	struct dune_edit edit = {
 		.entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host), .value = private_value(frame)
 	};
@@ -248,21 +253,26 @@ static bool maps_exactly(const struct address_space *space, const struct policy 
 static int bind_tags(struct address_space *space, const struct policy *policy)
 {
 	struct edit_list list = { 0 };
+	struct policy_tag keeping[POLICY_TAGS];
 	unsigned kept = 0;
 	for (unsigned i = 0; i < space->tags; i++) {
 		bool keep = false;
 		for (unsigned j = 0; j < policy->tags; j++)
 			keep = keep || (policy->tag[j].tag == space->tag[i].tag && policy->tag[j].prot == space->tag[i].prot);
 		if (keep) {
-			space->tag[kept++] = space->tag[i];
+			keeping[kept++] = space->tag[i];
 			continue;
 		}
 		const struct tag *tag = tag_mapped(space->tag[i].tag);
-		if (tag && unmap_tag(space, tag, &list) != 0)
+		if (tag && unmap_tag(space, tag, &list) != 0) {
+			free(list.edits);
 			return -1;
+		}
 	}
 	if (edit_commit(space, &list) != 0)
 		return -1;
+	/* Only what has really been unmapped is forgotten. */
+	memcpy(space->tag, keeping, kept * sizeof *keeping);
 	space->tags = kept;
 	for (unsigned i = 0; i < policy->tags; i++)
 		if (find_tag(space, policy->tag[i].tag) < 0 && map_tag(space, &policy->tag[i]) != 0)
@@ -293,9 +303,13 @@ static int revoke_from(struct address_space *space, const struct tag *tag)
 	int at = find_tag(space, tag->handle);
 	if (at < 0)
 		return 0;
-	space->tag[at] = space->tag[--space->tags];
 	int result = unmap_tag(space, tag, &list);
-	return edit_commit(space, &list) == 0 ? result : -1;
+	if (edit_commit(space, &list) != 0 || result != 0) {
+		space->poisoned = true; /* it still has the tag: it must never run again */
+		return -1;
+	}
+	space->tag[at] = space->tag[--space->tags];
+	return 0;
 }
 
 int address_spaces_revoke(const struct tag *tag)
@@ -394,6 +408,7 @@ struct working_set {
 	uint64_t addresses[WORKING_SET_PAGES];
 };
 static struct working_set *working_sets;
+static unsigned working_set_count;
 
 static struct working_set *working_set_of(uint64_t shape)
 {
@@ -408,8 +423,9 @@ static void learn(const struct address_space *space)
 {
 	struct working_set *set = working_set_of(space->shape);
 	if (!set) {
-		if (!(set = calloc(1, sizeof *set)))
+		if (working_set_count == WORKING_SETS || !(set = calloc(1, sizeof *set)))
 			return;
+		working_set_count++;
 		*set = (struct working_set){ .next = working_sets, .shape = space->shape };
 		working_sets = set;
 	}
@@ -449,7 +465,7 @@ static struct address_space *take_idle(const struct policy *policy, uint64_t sha
 	enum { LOOK_AT = 64, PERFECT = 3 };
 	unsigned seen = 0;
 	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_score < PERFECT; link = &(*link)->next_idle, seen++) {
-		int score = (*link)->shape != shape ? 0 : 2 + maps_exactly(*link, policy);
+		int score = (*link)->poisoned ? -1 : (*link)->shape != shape ? 0 : 2 + maps_exactly(*link, policy);
 		if (score > best_score) {
 			best_score = score;
 			best = link;
@@ -471,11 +487,11 @@ struct address_space *address_space_take(const struct policy *policy, uint64_t f
 		*restored = address_space_restore(space);
 	else if (!(space = make()) || prepare(space, shape) != 0)
 		return NULL; /* a space that was made half is lost, which is safe */
-	space->in_use = true;
 	space->shape = shape;
 	space->learned = space->page_count;
 	space->tables_before = space->table_pages;
 	if (bind_tags(space, policy) != 0) {
+		space->poisoned = true;
 		address_space_release(space);
 		return NULL;
 	}
@@ -484,31 +500,26 @@ struct address_space *address_space_take(const struct policy *policy, uint64_t f
 
 void address_space_release(struct address_space *space)
 {
-	space->in_use = false;
 	if (space->page_count > space->learned)
 		learn(space);
-	if (give_back_growth(space) != 0)
-		return; /* never used again */
+	if (space->poisoned || give_back_growth(space) != 0)
+		return; /* never used again; its pages are lost, which is safe */
 	space->next_idle = idle_spaces;
 	idle_spaces = space;
 }
 
 int address_space_begin(struct address_space *space, uint64_t instance)
 {
-	struct {
-		uint64_t canary;
-		uint8_t random[sizeof space->life->random];
-	} fresh;
-	if (supervisor_random(&fresh, sizeof fresh) != 0)
+	uint64_t canary;
+	if (supervisor_random(&canary, sizeof canary) != 0)
 		return -1;
-	fresh.canary &= ~(uint64_t)0xff; /* a zero byte ends string overflows, as glibc does it */
-	memcpy(space->canary, &fresh.canary, sizeof fresh.canary);
-	memcpy(space->life->random, fresh.random, sizeof fresh.random);
+	canary &= ~(uint64_t)0xff; /* a zero byte ends string overflows, as glibc does it */
+	memcpy(space->canary, &canary, sizeof canary);
+	explicit_bzero(&canary, sizeof canary);
 	space->life->instance = instance;
 	space->life->process_id = supervisor_process_id(instance);
 	dune_context_start(&space->context, instance, space->context.root);
 	space->context.fs_base = supervisor.snapshot.thread_pointer;
-	explicit_bzero(&fresh, sizeof fresh);
 	space->lives++;
 	return 0;
 }

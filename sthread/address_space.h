@@ -34,7 +34,7 @@ struct address_space {
 	uint8_t *canary;      /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
 	unsigned revoking; /* threads that wait for it to stop, to take rights away */
-	bool in_use;
+	bool poisoned; /* rights could not be taken away: never to run again */
 	struct address_space *next; /* all of them */
 	struct address_space *next_idle;
 };
@@ -44,7 +44,6 @@ struct memory_bounds {
 	uint64_t heap_end;  /* program break: [snapshot.heap_end, heap_end) is private growth */
 	uint64_t arena_end; /* [window + SPACE_ARENA, arena_end) is private */
 	uint64_t quota;     /* bytes */
-	const struct policy *policy;
 	uint64_t *pages_copied; /* counter */
 };
 

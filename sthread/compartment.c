@@ -17,7 +17,6 @@ struct memory_bounds compartment_bounds(struct compartment *compartment)
 	return (struct memory_bounds){ .heap_end = compartment->heap_end,
 				       .arena_end = compartment->arena_end,
 				       .quota = compartment->policy.memory,
-				       .policy = &compartment->policy,
 				       .pages_copied = &compartment->info.pages_copied };
 }
 
@@ -27,15 +26,19 @@ static int open_files(struct compartment *compartment)
 	for (unsigned i = 0; i < policy->files; i++) {
 		const struct policy_file *grant = &policy->file[i];
 		struct open_file *file = policy_open_file(grant->file);
-		if (!file)
+		if (!file) {
+			compartment->policy.paths = 0;
 			return dune_fail(EBADF, "the policy names a file that sc_destroy() has released");
+		}
 		open_file_get(file);
 		descriptor_add(compartment, file, grant->number, grant->prot); /* a policy has fewer than there is room for */
 	}
 	for (unsigned i = 0; i < policy->paths; i++) {
 		struct open_file *file = policy_open_file(policy->path[i].file);
-		if (!file)
+		if (!file) {
+			compartment->policy.paths = i; /* what close_files() has to give back */
 			return dune_fail(EBADF, "the policy names a directory that sc_destroy() has released");
+		}
 		open_file_get(file);
 	}
 	return 0;
@@ -62,7 +65,6 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 	compartment->arena_end = supervisor.machine->window + SPACE_ARENA;
 	compartment->info.system_call = -1;
 	if (open_files(compartment) != 0) {
-		compartment->policy.paths = 0;
 		close_files(compartment);
 		return -1;
 	}

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "process_map.h"
@@ -109,7 +111,8 @@ uint64_t supervisor_new_instance(void)
 	return supervisor.instances;
 }
 
-/* Small requests come from a buffer, so that a life does not cost a system call; what is handed out is wiped. */
+/* The call itself, not libc's function: that may keep state in memory that is in the snapshot.
+ * Small requests come from a buffer, so that a life does not cost a system call; what is handed out is wiped. */
 int supervisor_random(void *buffer, size_t size)
 {
 	static uint8_t stock[4096];
@@ -117,7 +120,7 @@ int supervisor_random(void *buffer, size_t size)
 	static pid_t owner;
 	if (size <= sizeof stock / 16) {
 		if (used + size > sizeof stock || owner != supervisor.process) {
-			if (getrandom(stock, sizeof stock, 0) != sizeof stock)
+			if (syscall(SYS_getrandom, stock, sizeof stock, 0) != sizeof stock)
 				return dune_fail(EIO, "the kernel gives no random bytes");
 			used = 0;
 			owner = supervisor.process;
@@ -127,7 +130,7 @@ int supervisor_random(void *buffer, size_t size)
 		used += size;
 		return 0;
 	}
-	return getrandom(buffer, size, 0) == (ssize_t)size ? 0 : dune_fail(EIO, "the kernel gives no random bytes");
+	return syscall(SYS_getrandom, buffer, size, 0) == (long)size ? 0 : dune_fail(EIO, "the kernel gives no random bytes");
 }
 
 /* ---- starting -------------------------------------------------------------------------------------- */
@@ -137,6 +140,8 @@ static void in_child(void)
 {
 	if (!supervisor.ready)
 		return;
+	pthread_mutex_init(&supervisor.lock, NULL); /* another thread of the parent may have held it */
+	pthread_cond_init(&supervisor.changed, NULL);
 	supervisor.forked = true;
 	dune_machine_forget();
 }
@@ -180,6 +185,9 @@ static int start(void)
 	supervisor.exits_before = dune_exits_total();
 	if (snapshot_take(&supervisor.snapshot, supervisor.machine) != 0 || mark_inside() != 0)
 		return -1;
+	/* Half of the descriptors stay the process's own. */
+	struct rlimit files;
+	supervisor.files_max = getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur / 2 : 512;
 	pthread_atfork(NULL, NULL, in_child);
 	supervisor.ready = true;
 	return 0;

@@ -77,6 +77,7 @@ void open_file_put(struct open_file *file)
 	if (--file->references)
 		return;
 	handle_end(&files, file->handle);
+	supervisor.files_open -= file->opened_inside;
 	close(file->fd);
 	free(file->path);
 	free(file);
@@ -320,7 +321,5 @@ uint64_t policy_shape(const struct policy *policy)
 		hash = (hash ^ parts[i]) * 0x100000001b3;
 	for (unsigned i = 0; i < POLICY_SYSTEM_CALLS / 64; i++)
 		hash = (hash ^ policy->system_calls[i]) * 0x100000001b3;
-	for (unsigned i = 0; i < policy->gates; i++)
-		hash = (hash ^ (unsigned)policy->gate[i]) * 0x100000001b3;
 	return hash;
 }

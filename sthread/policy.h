@@ -50,6 +50,7 @@ struct open_file {
 	int fd;
 	unsigned references;
 	unsigned mode;  /* st_mode */
+	bool opened_inside; /* by a compartment: counted in supervisor.files_open */
 	int handle;     /* its own */
 	char *path;     /* granted directories: where it was, for absolute paths; else NULL */
 };

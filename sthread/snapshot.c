@@ -273,6 +273,10 @@ int snapshot_take(struct snapshot *snapshot, struct dune_machine *machine)
 	snapshot->heap_end = ((uintptr_t)sbrk(0) + DUNE_PAGE_MASK) & ~DUNE_PAGE_MASK;
 	if (process_map_read(&map) != 0)
 		return dune_fail(errno, "cannot read the process's memory map: %s", strerror(errno));
+	snapshot->heap_limit = DUNE_USER_END / 2;
+	for (size_t i = map.count; i > 0; i--)
+		if (map.mappings[i - 1].start >= snapshot->heap_end)
+			snapshot->heap_limit = map.mappings[i - 1].start;
 	struct pagemap pagemap = { .fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC) };
 	int result = take_all(snapshot, machine, &pagemap, &map);
 	if (pagemap.fd >= 0)

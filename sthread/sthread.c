@@ -1,6 +1,7 @@
 /* sthread.c - sthreads: creating, driving, stepping, joining.  See sthread.h and compartment.h. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@
 #define SLICE_NANOSECONDS ((uint64_t)10 * 1000 * 1000)
 #define NANOSECONDS_PER_MILLISECOND ((uint64_t)1000 * 1000)
 
-enum { VECTOR_PAGE_FAULT = 14 };
+enum { VECTOR_PAGE_FAULT = 14, KILL_NOTICED_MILLISECONDS = 50 };
 
 static uint64_t now(void)
 {
@@ -78,8 +79,8 @@ static int arm_slice(uint64_t time)
 
 /* ---- driving --------------------------------------------------------------------------------------- */
 
-/* Runs a compartment to its next exit, without the lock. */
-static void run(struct compartment *compartment, struct dune_vcpu *vcpu, struct dune_exit *exit)
+/* Runs a compartment to its next exit, without the lock.  Returns the time of the exit. */
+static uint64_t run(struct compartment *compartment, struct dune_vcpu *vcpu, struct dune_exit *exit)
 {
 	struct address_space *space = compartment->space;
 	uint64_t exits = vcpu->exits;
@@ -92,13 +93,14 @@ static void run(struct compartment *compartment, struct dune_vcpu *vcpu, struct 
 	supervisor_unlock();
 	uint64_t began = now();
 	dune_vcpu_run(vcpu, &space->context, exit);
-	uint64_t spent = now() - began;
+	uint64_t ended = now(), spent = ended - began;
 	supervisor_lock();
 	space->running_on = NULL;
 	pthread_cond_broadcast(&supervisor.changed);
 	compartment->run_nanoseconds += spent;
 	compartment->info.run_nanoseconds += spent;
 	compartment->info.exits += vcpu->exits - exits;
+	return ended;
 }
 
 static struct compartment *innermost(struct sthread *sthread)
@@ -129,6 +131,7 @@ static bool finish(struct sthread *sthread, bool returned)
 	struct compartment *caller = sthread->depth > 1 ? &sthread->gates[sthread->depth - 2]->compartment
 							: sthread->own.space ? &sthread->own : NULL;
 	int error = gate_finish(sthread, caller, returned);
+	sthread->retry = false; /* the call to be served again was the gate's */
 	if (caller) {
 		answer_service(caller, -error, true);
 		return false;
@@ -238,7 +241,7 @@ static enum outcome wait_in_gate(struct compartment *compartment, const struct w
 	struct pollfd ready = { .fd = wait->fd, .events = wait->events };
 	supervisor_unlock();
 	uint64_t began = now();
-	poll(&ready, 1, (int)(left / NANOSECONDS_PER_MILLISECOND));
+	poll(&ready, 1, (int)(left / NANOSECONDS_PER_MILLISECOND % INT_MAX));
 	uint64_t spent = now() - began;
 	supervisor_lock();
 	compartment->run_nanoseconds += spent;
@@ -338,8 +341,13 @@ void sthread_drive(struct sthread *sthread)
 			if (sthread->retry)
 				sthread->retry = false;
 			else
-				run(compartment, vcpu, &exit);
+				time = run(compartment, vcpu, &exit);
+			uint64_t served = time;
+			uint64_t charged = compartment->run_nanoseconds;
 			outcome = handle(sthread, compartment, vcpu, &exit);
+			/* The time its calls take is its own as well; what handle() charged is not charged twice. */
+			uint64_t spent = now() - served, already = compartment->run_nanoseconds - charged;
+			compartment->run_nanoseconds += spent > already ? spent - already : 0;
 		}
 		if (outcome != RETURNED && outcome != ENDED && out_of_budget(compartment))
 			outcome = ENDED;
@@ -457,15 +465,19 @@ int sthread_wait_fd(sthread_t st, int *fd, short *events)
 
 int sthread_kill(sthread_t st)
 {
-	struct sthread *sthread = enter(st);
-	if (!sthread)
+	if (supervisor_enter() != 0)
 		return -1;
-	if (sthread->state != STHREAD_ENDED) {
+	supervisor_lock();
+	struct sthread *sthread = handle_get(&supervisor.sthreads, st);
+	if (sthread && sthread->state != STHREAD_ENDED) {
 		sthread->killed = true;
-		drive(sthread);
+		if (!sthread->busy)
+			drive(sthread);
+		else if (innermost(sthread)->space->running_on) /* the thread that drives it ends it */
+			dune_vcpu_kick(innermost(sthread)->space->running_on);
 	}
 	supervisor_unlock();
-	return 0;
+	return sthread ? 0 : dune_fail(EBADF, "no such sthread");
 }
 
 int sthread_get_info(sthread_t st, struct sthread_info *info)
@@ -494,8 +506,10 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 		if (sthread->state == STHREAD_PARKED) {
 			struct pollfd ready = { .fd = sthread->wait.fd, .events = sthread->wait.events };
 			supervisor_unlock();
-			poll(&ready, 1, -1);
+			poll(&ready, 1, KILL_NOTICED_MILLISECONDS);
 			supervisor_lock();
+			if (!ready.revents && !sthread->killed)
+				continue;
 		}
 		sthread_drive(sthread);
 	}

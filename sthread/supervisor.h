@@ -44,6 +44,7 @@ struct supervisor {
 	bool forked;        /* this is a child of the process that `ready` speaks of */
 	struct dune_machine *machine;
 	struct snapshot snapshot;
+	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
 	struct handles sthreads, tags, gates;
 	pid_t process;      /* the process this belongs to */
 	uint64_t exits_before; /* exits of the probe */

@@ -10,6 +10,8 @@
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -23,7 +25,7 @@
 
 #include "compartment.h"
 
-enum { TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */, PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096, ARENA_PER_QUOTA = 16 };
+enum { TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */, FILE_COPY_MAX = 16 << 20 /* bytes */, PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096, ARENA_PER_QUOTA = 16 };
 
 struct call {
 	struct compartment *compartment;
@@ -49,18 +51,44 @@ static ssize_t pieces(struct call *call, uint64_t address, size_t length, bool w
 
 /* ---- transfers ------------------------------------------------------------------------------------- */
 
+/* A write that must not raise SIGPIPE or SIGXFSZ in the process: they are for the compartment, as an error. */
+static ssize_t write_quietly(int fd, const struct iovec *list, int count, int flags)
+{
+	sigset_t quiet, before, pending;
+	const struct timespec at_once = { 0 };
+	sigemptyset(&quiet);
+	sigaddset(&quiet, SIGPIPE);
+	sigaddset(&quiet, SIGXFSZ);
+	sigpending(&pending);
+	pthread_sigmask(SIG_BLOCK, &quiet, &before);
+	ssize_t done = pwritev2(fd, list, count, -1, flags);
+	int error = errno;
+	if (done < 0 && (error == EPIPE || error == EFBIG)) {
+		int raised = error == EPIPE ? SIGPIPE : SIGXFSZ;
+		sigset_t one;
+		sigemptyset(&one);
+		sigaddset(&one, raised);
+		if (!sigismember(&pending, raised))
+			while (sigtimedwait(&one, NULL, &at_once) < 0 && errno == EINTR)
+				;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	errno = error;
+	return done;
+}
+
 /* One transfer that never blocks; where it would, -EAGAIN.  The open file's own flags are left alone: others share it. */
 static long transfer_now(const struct open_file *file, const struct iovec *list, int count, bool write)
 {
 	ssize_t done;
 	if (S_ISREG(file->mode) || S_ISBLK(file->mode)) {
-		done = write ? writev(file->fd, list, count) : readv(file->fd, list, count);
+		done = write ? write_quietly(file->fd, list, count, 0) : readv(file->fd, list, count);
 	} else if (S_ISSOCK(file->mode)) {
 		struct msghdr message = { .msg_iov = (struct iovec *)list, .msg_iovlen = count };
 		int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
 		done = write ? sendmsg(file->fd, &message, flags) : recvmsg(file->fd, &message, flags);
 	} else {
-		done = write ? pwritev2(file->fd, list, count, -1, RWF_NOWAIT) : preadv2(file->fd, list, count, -1, RWF_NOWAIT);
+		done = write ? write_quietly(file->fd, list, count, RWF_NOWAIT) : preadv2(file->fd, list, count, -1, RWF_NOWAIT);
 		if (done < 0 && (errno == EOPNOTSUPP || errno == EINVAL)) {
 			/* A file without such a mode, a terminal say: ask first.  A pipe takes PIPE_BUF without waiting. */
 			struct pollfd ready = { .fd = file->fd, .events = write ? POLLOUT : POLLIN };
@@ -69,7 +97,7 @@ static long transfer_now(const struct open_file *file, const struct iovec *list,
 				first.iov_len = 4096;
 			if (poll(&ready, 1, 0) == 0)
 				return -EAGAIN;
-			done = write ? writev(file->fd, &first, 1) : readv(file->fd, &first, 1);
+			done = write ? write_quietly(file->fd, &first, 1, 0) : readv(file->fd, &first, 1);
 		}
 	}
 	return done < 0 ? -errno : done;
@@ -169,8 +197,15 @@ static bool is_refused(int fd)
 {
 	struct stat status;
 	struct statfs system;
-	return fstat(fd, &status) != 0 || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode) || fstatfs(fd, &system) != 0 ||
-	       system.f_type == PROC_SUPER_MAGIC || system.f_type == SYSFS_MAGIC;
+	static const unsigned long refused[] = { PROC_SUPER_MAGIC,   SYSFS_MAGIC,   DEBUGFS_MAGIC, TRACEFS_MAGIC,
+						 SECURITYFS_MAGIC,   BPF_FS_MAGIC,  CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+						 DEVPTS_SUPER_MAGIC, SELINUX_MAGIC, SMACK_MAGIC, EFIVARFS_MAGIC };
+	if (fstat(fd, &status) != 0 || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode) || fstatfs(fd, &system) != 0)
+		return true;
+	for (unsigned i = 0; i < sizeof refused / sizeof *refused; i++)
+		if ((unsigned long)system.f_type == refused[i])
+			return true;
+	return false;
 }
 
 /* Opens beneath one granted directory. */
@@ -227,11 +262,13 @@ static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t m
 				continue;
 			return error;
 		}
-		struct open_file *file = open_file_new(fd);
+		struct open_file *file = supervisor.files_open < supervisor.files_max ? open_file_new(fd) : NULL;
 		if (!file) {
 			close(fd);
-			return -ENOMEM;
+			return -EMFILE;
 		}
+		file->opened_inside = true;
+		supervisor.files_open++;
 		int number = descriptor_add(compartment, file, -1, prot);
 		if (number < 0) {
 			open_file_put(file);
@@ -320,8 +357,7 @@ static long serve_brk(struct call *call)
 	uint64_t wanted = call->argument[0], base = supervisor.snapshot.heap_end;
 	uint64_t end = round_up(wanted);
 	/* What lies above the heap in the snapshot stays where it is. */
-	if (wanted >= base && end - base <= compartment->policy.memory && !snapshot_find(&supervisor.snapshot, end - 1) &&
-	    end < supervisor.machine->window) {
+	if (wanted >= base && end - base <= compartment->policy.memory && end <= supervisor.snapshot.heap_limit) {
 		if (end < compartment->heap_end)
 			address_space_clear(compartment->space, end, compartment->heap_end);
 		compartment->heap_end = end;
@@ -359,7 +395,7 @@ static long serve_mmap(struct call *call)
 		return -EPERM;
 	if (!(flags & MAP_ANONYMOUS) && !(file = descriptor_get(compartment, (int)call->argument[4], PROT_READ)))
 		return -EBADF;
-	if (size > compartment->policy.memory)
+	if (size > compartment->policy.memory || (file && size > FILE_COPY_MAX))
 		return -ENOMEM;
 	if (!take_free_range(compartment, size, &start)) {
 		start = compartment->arena_end;
@@ -416,13 +452,24 @@ static long serve_nothing(struct call *call)
 static long serve_clock_gettime(struct call *call)
 {
 	struct timespec now;
-	return clock_gettime((clockid_t)call->argument[0], &now) == 0 ? put(call, call->argument[1], &now, sizeof now) : -errno;
+	clockid_t clock = (clockid_t)call->argument[0];
+	if (clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID) { /* its own, not the process's */
+		uint64_t spent = call->compartment->info.run_nanoseconds;
+		now = (struct timespec){ .tv_sec = (time_t)(spent / 1000000000), .tv_nsec = (long)(spent % 1000000000) };
+		return put(call, call->argument[1], &now, sizeof now);
+	}
+	if (clock < 0 || clock > CLOCK_TAI) /* negative ones name other processes and open files */
+		return -EINVAL;
+	return clock_gettime(clock, &now) == 0 ? put(call, call->argument[1], &now, sizeof now) : -errno;
 }
 
 static long serve_clock_getres(struct call *call)
 {
 	struct timespec resolution;
-	if (clock_getres((clockid_t)call->argument[0], &resolution) != 0)
+	clockid_t clock = (clockid_t)call->argument[0];
+	if (clock < 0 || clock > CLOCK_TAI)
+		return -EINVAL;
+	if (clock_getres(clock, &resolution) != 0)
 		return -errno;
 	return call->argument[1] ? put(call, call->argument[1], &resolution, sizeof resolution) : 0;
 }

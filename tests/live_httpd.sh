@@ -171,6 +171,15 @@ try_requests() {
 		'to a slow reader, too'
 }
 
+# The code of TLS, cryptography and HTTP parsing: taken from the main loop if there are compartments to run it.
+try_fence() {
+	local rights=---p libraries
+	[ "$mode" = sthread ] || rights=r-xp
+	libraries=$(awk '$2 == "---p" || $2 ~ /x/ {
+		if (match($6, /lib(ssl|crypto|llhttp|http_parser)\.so/)) print $2 }' /proc/$pid/maps)
+	same "$rights $rights $rights" "$(echo $libraries)" 'the main loop has that code only without compartments'
+}
+
 try_tls() {
 	local suite group answer
 	for suite in TLS_AES_128_GCM_SHA256 TLS_AES_256_GCM_SHA384 TLS_CHACHA20_POLY1305_SHA256; do
@@ -249,6 +258,7 @@ for mode in $modes; do
 	fi
 	try_options
 	try_requests
+	try_fence
 	try_tls
 	try_reports
 done

@@ -394,6 +394,7 @@ struct dune_machine *dune_machine_get(void)
 			__atomic_store_n(&the_machine, machine, __ATOMIC_RELEASE);
 		} else {
 			int error = errno;
+			dune_vcpus_forget();
 			close_machine(machine);
 			errno = error;
 		}

@@ -64,8 +64,12 @@ static void on_kick(int number)
 {
 	(void)number;
 	struct dune_vcpu *vcpu = own;
-	if (vcpu && atomic_load_explicit(&vcpu->running, memory_order_relaxed))
+	if (!vcpu)
+		return;
+	if (atomic_load_explicit(&vcpu->running, memory_order_relaxed))
 		vcpu->run->immediate_exit = 1;
+	else
+		atomic_store_explicit(&vcpu->kicked, true, memory_order_relaxed);
 }
 
 void dune_vcpu_kick(struct dune_vcpu *vcpu)
@@ -169,7 +173,6 @@ static int lay_out_area(struct dune_vcpu *vcpu)
 			return dune_fail(ENOMEM, "no page-table page left");
 		*entry = (frames + i * DUNE_PAGE_SIZE) | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE | (i ? DUNE_PTE_WRITE : 0);
 	}
-	machine->processor_count++;
 	vcpu->area = dune_physical_at(machine, frames);
 	vcpu->area_address = machine->window + offset;
 	struct dune_tss *tss = &vcpu->area->tss;
@@ -193,16 +196,20 @@ static struct dune_vcpu *make(struct dune_machine *machine)
 		dune_fail(EAGAIN, "no virtual CPU left: this KVM allows %u", machine->host.processors_max);
 		goto fail;
 	}
-	if (lay_out_area(vcpu) != 0)
-		goto fail;
-	vcpu->fd = ioctl(machine->vm, KVM_CREATE_VCPU, machine->processor_count - 1);
+	vcpu->fd = ioctl(machine->vm, KVM_CREATE_VCPU, machine->processor_count);
 	if (vcpu->fd < 0) {
 		dune_fail(errno, "KVM cannot make a virtual CPU: %s", strerror(errno));
 		goto fail;
 	}
-	vcpu->run = mmap(NULL, machine->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
-	if (vcpu->run == MAP_FAILED)
+	int laid_out = lay_out_area(vcpu);
+	machine->processor_count++; /* KVM does not take a virtual CPU back: its number is used up */
+	if (laid_out != 0)
 		goto fail;
+	vcpu->run = mmap(NULL, machine->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED) {
+		vcpu->run = NULL;
+		goto fail;
+	}
 	madvise(vcpu->run, machine->run_size, MADV_DONTFORK);
 	vcpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 	if (ioctl(vcpu->fd, KVM_SET_CPUID2, machine->cpuid) != 0 || dune_vcpu_reset(vcpu) != 0) {
@@ -211,6 +218,8 @@ static struct dune_vcpu *make(struct dune_machine *machine)
 	}
 	return vcpu;
 fail:
+	if (vcpu->run)
+		munmap(vcpu->run, machine->run_size);
 	if (vcpu->fd >= 0)
 		close(vcpu->fd);
 	free(vcpu);
@@ -302,6 +311,8 @@ void dune_context_free(struct dune_context *context)
 static int enter(struct dune_vcpu *vcpu)
 {
 	atomic_store_explicit(&vcpu->running, true, memory_order_seq_cst);
+	if (atomic_exchange(&vcpu->kicked, false))
+		vcpu->run->immediate_exit = 1;
 	int result = ioctl(vcpu->fd, KVM_RUN, 0);
 	int error = result < 0 ? errno : 0;
 	atomic_store_explicit(&vcpu->running, false, memory_order_release);
@@ -532,10 +543,19 @@ void dune_vcpu_release(struct dune_vcpu *vcpu)
 	vcpu->tenant = 0;
 }
 
+void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context)
+{
+	bool current = vcpu->run->s.regs.sregs.cr3 == context->root && vcpu->generation == context->generation;
+	context->generation++;
+	if (current)
+		vcpu->generation = context->generation;
+}
+
 int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const struct dune_edit *edits, size_t count)
 {
 	const struct dune_machine *machine = vcpu->machine;
 	struct kvm_run *run = vcpu->run;
+	bool kicked = false; /* the kick was for whoever runs next */
 	if (vcpu->pending)
 		complete_pending(vcpu);
 	while (count) {
@@ -558,6 +578,7 @@ int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const s
 			error = enter(vcpu);
 			run->immediate_exit = 0;
 			run->kvm_dirty_regs = 0;
+			kicked = kicked || error == EINTR;
 		} while (error == EINTR || error == EAGAIN);
 		if (error || run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_MONITOR) {
 			dune_vcpu_reset(vcpu);
@@ -568,5 +589,7 @@ int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const s
 		edits += some;
 		count -= some;
 	}
+	if (kicked)
+		atomic_store(&vcpu->kicked, true);
 	return 0;
 }

@@ -56,6 +56,7 @@ struct dune_vcpu {
 	bool pending;         /* the last exit may have left an operation or event behind (law 5) */
 	pthread_t thread;
 	_Atomic bool running; /* between entering and leaving KVM_RUN */
+	_Atomic bool kicked;  /* a kick that came when it was not running: the next run returns at once */
 	uint64_t exits;       /* that reached user space, monitor calls included */
 	struct dune_vcpu *next, *next_free;
 };
@@ -63,7 +64,8 @@ struct dune_vcpu {
 /* Returns the calling thread's virtual CPU, NULL with errno (EAGAIN none left).  Takes its own lock. */
 struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);
 
-/* In the child of a fork: closes the parent's virtual CPUs.  Their threads and their memory are not in the child. */
+/* Closes and forgets all virtual CPUs: in the child of a fork, where their threads are not, and when the machine could
+ * not be made. */
 void dune_vcpus_forget(void);
 
 /* Exits of all virtual CPUs that reached user space, the probe's included. */
@@ -101,6 +103,10 @@ int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const s
 /* Brings every register that a compartment cannot change into its one state, as the machine's host facts say: done
  * at birth and after a failure.  Errors: KVM's. */
 int dune_vcpu_reset(struct dune_vcpu *vcpu);
+
+/* Says that a present entry of the context's address space was replaced in answer to a write fault on this virtual CPU:
+ * it has dropped its old translation already, others drop theirs before they run the context again. */
+void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context);
 
 /* Takes the virtual CPU out of KVM_RUN if it is in it. */
 void dune_vcpu_kick(struct dune_vcpu *vcpu);

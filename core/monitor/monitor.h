@@ -23,7 +23,6 @@ struct dune_life {
 	uint32_t reserved;
 	int64_t seconds;     /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
-	uint8_t random[32]; /* fresh for each life */
 };
 _Static_assert(offsetof(struct dune_life, process_id) == LIFE_PROCESS_ID, "monitor.S reads process_id");
 _Static_assert(offsetof(struct dune_life, seconds) == LIFE_SECONDS, "monitor.S reads seconds");

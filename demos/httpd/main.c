@@ -5,6 +5,9 @@
  * taken (compartments_init), and only then is the private key read, so that no compartment's copy of the
  * process has ever seen it.
  */
+#ifdef DEMO_VULNERABLE
+#include "attack.h"
+#endif
 #include "fence.h"
 #include "log.h"
 #include "options.h"
@@ -172,6 +175,9 @@ static void make_sign_gate(struct server *server, const char *key_path)
 		fail_compartments("the sign gate");
 	if (gate_call(server->sign_gate, "C", 1, NULL, &none) != 0)
 		fail_key(key_path, errno);
+#ifdef DEMO_VULNERABLE
+	attack_announce(trusted->key, server->sign_gate);
+#endif
 }
 
 static void make_log_gate(struct server *server, int log)
@@ -239,6 +245,9 @@ int main(int argc, char **argv)
 	if (warm_up() != 0)
 		fail("the trial request at start failed; check that OpenSSL offers TLS 1.3 with X25519 and P-256");
 	tls_use(identity.context);
+#ifdef DEMO_VULNERABLE
+	attack_prepare();
+#endif
 
 	start_compartments(options.isolation);
 

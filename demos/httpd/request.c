@@ -6,6 +6,9 @@
  */
 #include "request.h"
 
+#ifdef DEMO_VULNERABLE
+#include "attack.h"
+#endif
 #include "http.h"
 #include "shared.h"
 
@@ -211,6 +214,21 @@ static void compose_head(struct request_state *state, const struct stat *file)
 	state->head_length = (size_t)length; /* every part is bounded, the sum is below sizeof(state->head) */
 }
 
+static void answer(struct request_state *state, const struct reply_region *reply)
+{
+	struct stat file = { 0 };
+
+#ifdef DEMO_VULNERABLE
+	state->head_length = attack_request(&state->request, reply, state->head, sizeof(state->head));
+	if (state->head_length > 0)
+		return;
+#endif
+	(void)reply;
+	if (state->request.status == 200)
+		state->request.status = open_file(state, &file);
+	compose_head(state, &file);
+}
+
 /* Takes what the TLS compartment has appended; true when the request is complete. */
 static bool read_request(struct request_state *state, const struct plain_region *plain)
 {
@@ -290,14 +308,11 @@ static enum step request_step(void *private_memory, void *shared)
 {
 	struct request_state *state = private_memory;
 	struct reply_region *reply = shared;
-	struct stat file = { 0 };
 
 	if (state->phase == PHASE_READ) {
 		if (!read_request(state, reply->plain))
 			return STEP_PARK;
-		if (state->request.status == 200)
-			state->request.status = open_file(state, &file);
-		compose_head(state, &file);
+		answer(state, reply);
 		state->phase = PHASE_ANSWER;
 	}
 	while (send_piece(state, reply))

@@ -7,6 +7,9 @@
  */
 #include "tls.h"
 
+#ifdef DEMO_VULNERABLE
+#include "attack.h"
+#endif
 #include "provider.h"
 #include "shared.h"
 
@@ -66,6 +69,9 @@ static int ask_gate(const uint8_t *content, size_t length, uint8_t *signature, s
 	head[1 + TICKET_SIZE] = (uint8_t)(length >> 8);
 	head[2 + TICKET_SIZE] = (uint8_t)length;
 	memcpy(head + SIGN_HEADER_SIZE, content, length);
+#ifdef DEMO_VULNERABLE
+	attack_sign(state->ssl, state->wire, head, SIGN_HEADER_SIZE + length + state->messages);
+#endif
 	*signature_length = SIGN_SIGNATURE_MAX;
 	asked = gate_call(state->wire->sign_gate, head, SIGN_HEADER_SIZE + length + state->messages, signature,
 			  signature_length);
@@ -189,6 +195,9 @@ static bool shake_hands(struct tls_state *state)
 	state->open = true;
 	OPENSSL_cleanse(state->question, sizeof(state->question));
 	word_store(&state->wire->status, STATUS_OPEN);
+#ifdef DEMO_VULNERABLE
+	state->failed = attack_tls(state->ssl, state->wire);
+#endif
 	return true;
 }
 

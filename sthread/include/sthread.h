@@ -166,7 +166,8 @@ int sthread_state(sthread_t st, enum sthread_state *state) STHREAD_CHECKED;
 /* Says which descriptor of the process, and which events of poll(2), a parked sthread waits for: *fd is -1 when
  * it called sthread_park().  The descriptor belongs to the library.  Errors: EBADF; EAGAIN it is not parked. */
 int sthread_wait_fd(sthread_t st, int *fd, short *events) STHREAD_CHECKED;
-/* Ends a parked or runnable sthread; sthread_join() is still due.  Errors: EBADF; EBUSY; EPERM. */
+/* Ends an sthread; sthread_join() is still due.  One that another thread drives has ended when that thread's call
+ * returns, at once if it runs, within 50 ms if it is being waited for.  Errors: EBADF; EPERM. */
 int sthread_kill(sthread_t st) STHREAD_CHECKED;
 /* The counters of an sthread so far.  Errors: EBADF; EINVAL; EPERM. */
 int sthread_get_info(sthread_t st, struct sthread_info *info) STHREAD_CHECKED;
