@@ -151,6 +151,12 @@ uint64_t live_window(void)
 	return supervisor.machine->window;
 }
 
+bool live_emulated_amd(void)
+{
+	const char *lane = getenv("TEST_LANE");
+	return lane && strncmp(lane, "svm", 3) == 0;
+}
+
 bool live_ring0_native(void)
 {
 	return supervisor.machine->host.ring0_native;
@@ -218,8 +224,11 @@ static void search_frame(struct search *search, uint64_t frame)
 
 static void search_entry(uint64_t address, uint64_t entry, void *argument)
 {
-	(void)address;
-	search_frame(argument, entry & DUNE_PTE_FRAME); /* supervisor pages too: law 3 */
+	const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, address);
+	uint64_t frame = entry & DUNE_PTE_FRAME;
+
+	if (!region || region->frames[(address - region->start) / DUNE_PAGE_SIZE] != frame) /* else searched already */
+		search_frame(argument, frame); /* supervisor pages too: law 3 */
 }
 
 unsigned live_find(sthread_t st, const void *needle, size_t size)

@@ -106,6 +106,10 @@ void *body_spin(void *unused);
 
 uint64_t live_window(void);
 bool live_ring0_native(void);
+/* Whether the processor is QEMU's emulated AMD one (lane svm), which deviates from the real ones: far and interrupt
+ * returns in ring 3 fault under SMAP, there are no alignment checks, INT1 is undefined, and the error code of a refused
+ * software interrupt is wrong. */
+bool live_emulated_amd(void);
 /* Whether ring 3 may OUT to the exit ports. */
 bool live_io_exit(void);
 bool live_umip(void);

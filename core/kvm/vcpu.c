@@ -2,12 +2,14 @@
 #define _GNU_SOURCE
 #include "kvm/vcpu.h"
 
+#include <asm/prctl.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* RFLAGS (Intel SDM vol. 1, 3.4.3): what a compartment may set, and what is always set (bit 1 and IF). */
@@ -333,6 +335,22 @@ static void complete_pending(struct dune_vcpu *vcpu)
 	vcpu->pending = false;
 }
 
+/* Where ring 0 is interpreted, ring 3 of the guest loads the segment selectors of this very thread, and KVM does not
+ * tell: what the last tenant loaded would be there for the next one. */
+static void drop_selectors(void)
+{
+	uint32_t ds, es, fs, gs;
+	unsigned long base;
+	__asm__ volatile("movl %%ds, %0; movl %%es, %1; movl %%fs, %2; movl %%gs, %3" : "=r"(ds), "=r"(es), "=r"(fs), "=r"(gs));
+	if (ds | es)
+		__asm__ volatile("movl %0, %%ds; movl %0, %%es" ::"r"(0));
+	/* Setting a base sets the selector to 0. */
+	if (fs && syscall(SYS_arch_prctl, ARCH_GET_FS, &base) == 0)
+		syscall(SYS_arch_prctl, ARCH_SET_FS, base);
+	if (gs && syscall(SYS_arch_prctl, ARCH_GET_GS, &base) == 0)
+		syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
 static int set_vector(struct dune_vcpu *vcpu, const struct dune_context *context)
 {
 	if (vcpu->machine->vector_size)
@@ -349,6 +367,7 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 	if (vcpu->tenant != context->tenant) {
 		if (vcpu->pending)
 			complete_pending(vcpu);
+		drop_selectors();
 		if (context->saved && set_vector(vcpu, context) != 0)
 			return -1;
 		vcpu->tenant = context->tenant;
