@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -239,6 +240,46 @@ int process_map_read(struct process_map *map)
 			return -1;
 		}
 	}
+}
+
+/* One line of /proc/self/smaps: the first of a mapping, or one about it. */
+static void mark_line(const struct process_map *map, const char *line, struct process_mapping **current)
+{
+	static const char flags[] = "VmFlags:";
+	if (!strncmp(line, flags, sizeof(flags) - 1)) {
+		if (*current && (strstr(line, " dd") || strstr(line, " wf")))
+			(*current)->withheld = true;
+	} else if (strchr("0123456789abcdef", line[0]) && line[0]) {
+		*current = (struct process_mapping *)process_map_find(map, strtoul(line, NULL, 16));
+	}
+}
+
+int process_map_mark_withheld(struct process_map *map)
+{
+	char text[3 * 4096 + 1]; /* more than the longest line: a path and some numbers */
+	size_t have = 0;
+	struct process_mapping *current = NULL;
+	int fd = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+	ssize_t got;
+	if (fd < 0)
+		return -1;
+	while ((got = read(fd, text + have, sizeof text - 1 - have)) > 0 || (got < 0 && errno == EINTR)) {
+		have += got > 0 ? (size_t)got : 0;
+		char *line = text, *end;
+		while ((end = memchr(line, '\n', have - (size_t)(line - text)))) {
+			*end = 0;
+			mark_line(map, line, &current);
+			line = end + 1;
+		}
+		have -= (size_t)(line - text);
+		memmove(text, line, have);
+		if (have == sizeof text - 1)
+			have = 0;
+	}
+	int error = errno;
+	close(fd);
+	errno = error;
+	return got < 0 ? -1 : 0;
 }
 
 void process_map_free(struct process_map *map)

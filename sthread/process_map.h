@@ -34,6 +34,7 @@ struct process_mapping {
 	ino_t inode;      /* 0 if there is no file */
 	bool read, write, execute, shared;
 	enum process_mapping_kind kind;
+	bool withheld;    /* see process_map_mark_withheld() */
 	bool deleted;     /* the file has no name any more; path is the one it had */
 	/* "" if there is none.  A newline is restored; the kernel does not tell it from the four characters \012 in
 	 * a name, so a path is a description, and device and inode are the identity. */
@@ -56,6 +57,13 @@ int process_map_read(struct process_map *map) __attribute__((warn_unused_result)
 
 /* Releases what process_map_read() made and leaves the map empty.  An empty map is accepted. */
 void process_map_free(struct process_map *map);
+
+/*
+ * Sets `withheld` of every mapping that the program has asked not to be dumped or to be wiped in children
+ * (MADV_DONTDUMP, MADV_WIPEONFORK): that is where libraries keep keys and the state of random generators.
+ * No malloc is used.  Errors: of open(2) and read(2) on /proc/self/smaps.
+ */
+int process_map_mark_withheld(struct process_map *map) __attribute__((warn_unused_result));
 
 /* The mapping that contains address, or NULL. */
 const struct process_mapping *process_map_find(const struct process_map *map, uintptr_t address);

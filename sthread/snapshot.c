@@ -37,7 +37,7 @@ static bool is_left_out(const struct process_mapping *mapping, const struct proc
 	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
 		if (overlaps(mapping, arenas[i]->host, arenas[i]->size))
 			return true;
-	return !mapping->read || mapping->shared || mapping->start < 0x10000 || mapping->end > DUNE_USER_END - DUNE_PAGE_SIZE ||
+	return !mapping->read || mapping->shared || mapping->withheld || mapping->start < 0x10000 || mapping->end > DUNE_USER_END - DUNE_PAGE_SIZE ||
 	       overlaps(mapping, map->buffer, map->buffer_size) || mapping->kind == PROCESS_MAPPING_VVAR ||
 	       mapping->kind == PROCESS_MAPPING_VSYSCALL || mapping->kind == PROCESS_MAPPING_OTHER_SPECIAL ||
 	       overlaps(mapping, (void *)machine->window, machine->window_size);
@@ -273,6 +273,11 @@ int snapshot_take(struct snapshot *snapshot, struct dune_machine *machine)
 	snapshot->heap_end = ((uintptr_t)sbrk(0) + DUNE_PAGE_MASK) & ~DUNE_PAGE_MASK;
 	if (process_map_read(&map) != 0)
 		return dune_fail(errno, "cannot read the process's memory map: %s", strerror(errno));
+	if (process_map_mark_withheld(&map) != 0) {
+		int error = errno;
+		process_map_free(&map);
+		return dune_fail(error, "cannot read the flags of the process's mappings: %s", strerror(error));
+	}
 	snapshot->heap_limit = DUNE_USER_END / 2;
 	for (size_t i = map.count; i > 0; i--)
 		if (map.mappings[i - 1].start >= snapshot->heap_end)

@@ -248,6 +248,8 @@ static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t m
 		return -EINVAL;
 	if (address_space_string(compartment->space, &call->bounds, at, path, sizeof path) != 0)
 		return -errno;
+	if (!path[0])
+		return -ENOENT;
 	int prot = (flags & O_ACCMODE) == O_RDONLY ? PROT_READ : (flags & O_ACCMODE) == O_WRONLY ? PROT_WRITE : PROT_READ | PROT_WRITE;
 	int needed = prot | (flags & (O_CREAT | O_TRUNC) ? PROT_WRITE : 0);
 	for (unsigned i = 0; i < policy->paths; i++) {

@@ -24,6 +24,8 @@
 static char program_data = 1;
 
 /* A directory for odd files, where the test then is. */
+int main(int argc, char **argv);
+
 static void enter_directory(char *directory)
 {
 	strcpy(directory, "/tmp/unit_process_map.XXXXXX");
@@ -280,6 +282,29 @@ static void a_map_that_cannot_be_read_is_empty(void)
 
 static atomic_bool may_end;
 
+static void withheld_memory_is_marked(void)
+{
+	static const int advice[] = { MADV_DONTDUMP, MADV_WIPEONFORK, MADV_NORMAL };
+	struct process_map map;
+	char *pages[3];
+
+	for (unsigned i = 0; i < 3; i++) {
+		pages[i] = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		CU_ASSERT_PTR_NOT_EQUAL_FATAL(pages[i], MAP_FAILED);
+		CU_ASSERT_EQUAL(madvise(pages[i], 4096, advice[i]), 0);
+	}
+	CU_ASSERT_EQUAL_FATAL(process_map_read(&map), 0);
+	CU_ASSERT_EQUAL(process_map_mark_withheld(&map), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		const struct process_mapping *found = process_map_find(&map, (uintptr_t)pages[i]);
+
+		CU_ASSERT_PTR_NOT_NULL_FATAL(found);
+		CU_ASSERT_EQUAL(found->withheld, i < 2);
+	}
+	CU_ASSERT_FALSE(process_map_find(&map, (uintptr_t)main)->withheld);
+	process_map_free(&map);
+}
+
 static void *wait_for_the_end(void *unused)
 {
 	while (!may_end)
@@ -319,6 +344,7 @@ static const struct harness_test tests[] = {
 	{ "anonymous, shared, named and memfd memory are told apart", kinds_of_memory_are_told_apart, HARNESS_FORK },
 	{ "thousands of mappings are read", thousands_of_mappings_are_read, HARNESS_FORK },
 	{ "the map is exact when it is returned", reading_the_map_does_not_disturb_it, HARNESS_FORK },
+	{ "memory withheld from dumps and children is marked", withheld_memory_is_marked, HARNESS_FORK },
 	{ "a map that cannot be read is empty", a_map_that_cannot_be_read_is_empty, HARNESS_FORK },
 	{ "threads are counted, joined ones not", threads_are_counted, HARNESS_FORK },
 };

@@ -42,7 +42,8 @@ typedef struct sc {
  * Takes the snapshot of the process that every sthread starts from and opens KVM.
  * Call it early in main(), after what sthreads shall find initialised (an SSL_CTX, say) and before any
  * secret is read.  stdio is flushed and freed heap memory is scrubbed.  Of the environment only LANG, LC_*
- * and TZ are visible to sthreads, of the arguments only argv[0].
+ * and TZ are visible to sthreads, of the arguments only argv[0]; memory marked MADV_DONTDUMP or MADV_WIPEONFORK,
+ * where libraries keep keys and random generators, is not visible at all.
  *
  * Preconditions: the process has one thread.
  * Called from: host mode.  A second call returns 0 and does nothing.
