@@ -28,6 +28,5 @@ int main(void)
 	printf("bare exit              %.2f us\n", host.exit_nanoseconds / 1000);
 	printf("page fault             %.2f us\n", host.trap_nanoseconds / 1000);
 	printf("system call            %.2f us\n", host.call_nanoseconds / 1000);
-	printf("recycling              eager: restores the pages already copied\n");
 	return 0;
 }
