@@ -123,7 +123,9 @@ void sc_destroy(sc_t *sc)
 
 int sc_copy(sc_t *to, const sc_t *from)
 {
-	if (!to || to == from || !editable((sc_t *)from))
+	if (!editable((sc_t *)from))
+		return -1;
+	if (!to || to == from)
 		return dune_fail(EINVAL, "sc_copy() wants two policies");
 	memcpy(to, from, sizeof *to);
 	supervisor_lock();

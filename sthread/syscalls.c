@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <poll.h>
@@ -443,6 +444,13 @@ static long serve_mprotect(struct call *call)
 	return call->argument[2] & PROT_EXEC ? -EPERM : 0;
 }
 
+/* There is one thread: nobody waits to be woken (libc wakes after every pthread_once()), and nobody would wake. */
+static long serve_futex(struct call *call)
+{
+	int operation = (int)call->argument[1] & FUTEX_CMD_MASK;
+	return operation == FUTEX_WAKE || operation == FUTEX_WAKE_BITSET ? 0 : -ENOSYS;
+}
+
 static long serve_nothing(struct call *call)
 {
 	(void)call;
@@ -555,6 +563,7 @@ static const struct row {
 	[SYS_munmap] = { NOTHING, serve_munmap },
 	[SYS_mprotect] = { NOTHING, serve_mprotect },
 	[SYS_madvise] = { NOTHING, serve_nothing },
+	[SYS_futex] = { NOTHING, serve_futex },
 	[SYS_sched_yield] = { NOTHING, serve_nothing },
 	[SYS_clock_gettime] = { NOTHING, serve_clock_gettime },
 	[SYS_clock_getres] = { NOTHING, serve_clock_getres },

@@ -33,6 +33,13 @@ void live_init(void)
 	CU_ASSERT_EQUAL_FATAL(result, 0);
 }
 
+void live_settle(sthread_t st)
+{
+	enum sthread_state state;
+	while (sthread_state(st, &state) == 0 && state == STHREAD_RUNNABLE)
+		CU_ASSERT_EQUAL_FATAL(sthread_step(st), 0);
+}
+
 struct life live_join(sthread_t st)
 {
 	struct life life = { 0 };

@@ -46,6 +46,8 @@ struct life {
 struct life live_run(const sc_t *sc, stcb_t body, void *argument);
 /* The same with a policy that grants nothing. */
 struct life live_run_bare(stcb_t body, void *argument);
+/* Steps until the sthread has parked or ended: on a busy machine its slice can end at any time. */
+void live_settle(sthread_t st);
 /* Joins and tells. */
 struct life live_join(sthread_t st);
 

@@ -1,6 +1,7 @@
 /* live_calls.c - served system calls and the C library in normal use. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -244,6 +245,36 @@ static void *leave(void *status)
 	_exit((int)(intptr_t)status);
 }
 
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static int times;
+
+static void count_times(void)
+{
+	times++;
+}
+
+static void *use_locks(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < 3; i++) {
+		REQUIRE(pthread_once(&once, count_times) == 0);
+		REQUIRE(pthread_mutex_lock(&mutex) == 0);
+		REQUIRE(pthread_mutex_trylock(&mutex) == EBUSY);
+		REQUIRE(pthread_mutex_unlock(&mutex) == 0);
+	}
+	REQUIRE(times == 1);
+	return (void *)1;
+}
+
+static void locks(void)
+{
+	live_init();
+	ASSERT_RETURNED(live_run_bare(use_locks, NULL), 1);
+	ASSERT_RETURNED(live_run_bare(use_locks, NULL), 1);
+	ASSERT_EQUAL(times, 0);
+}
+
 static void exit_status(void)
 {
 	static const int statuses[] = { 0, 1, 77, 255, 256, -1 };
@@ -262,6 +293,7 @@ static const struct harness_test tests[] = {
 	{ "printf() to a granted standard output works", standard_output, HARNESS_FORK },
 	{ "mmap() and brk() give private, zeroed memory", memory, HARNESS_FORK },
 	{ "clocks, getpid() and getrandom() answer", time_and_identity, HARNESS_FORK },
+	{ "locks and pthread_once() work in an sthread's one thread", locks, HARNESS_FORK },
 	{ "_exit() tells its status", exit_status, HARNESS_FORK },
 };
 

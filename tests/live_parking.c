@@ -215,6 +215,7 @@ static void nobody_waits(void)
 		ASSERT_EQUAL(write(serve[0], "request", 7), 7);
 		ASSERT_EQUAL(sthread_step(spinning), 0);
 		ASSERT_EQUAL(sthread_step(third), 0);
+		live_settle(third);
 		ASSERT_EQUAL(recv(serve[0], text, 7, MSG_DONTWAIT), 7);
 	}
 	began = live_seconds() - began;
@@ -277,13 +278,41 @@ static void two_drivers(void)
 	for (until = live_seconds() + 5; sthread_step(driven) == 0 && live_seconds() < until;)
 		usleep(1000);
 	ASSERT_ERROR(sthread_step(driven) == -1, EBUSY);
-	ASSERT_ERROR(sthread_kill(driven) == -1, EBUSY);
 	ASSERT_ERROR(sthread_join(driven, NULL) == -1, EBUSY);
 	shutdown(pair[0], SHUT_WR);
 	pthread_join(thread, &result);
 	ASSERT_EQUAL(result, 0);
 	ASSERT_ERROR(sthread_step(driven) == -1, EBADF);
 	sc_destroy(&sc);
+}
+
+/* But any thread can end it: while it runs, and while its input is waited for. */
+static void kills_from_elsewhere(void)
+{
+	static const stcb_t bodies[] = { body_spin, echo };
+	int pair[2];
+
+	live_init();
+	ASSERT_EQUAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	for (int i = 0; i < 2; i++) {
+		pthread_t thread;
+		void *result;
+		double began;
+		sc_t sc;
+
+		sc_init(&sc);
+		sc_fd_add(&sc, pair[1], BOTH);
+		ASSERT_EQUAL(sthread_create(&driven, &sc, bodies[i], (void *)(intptr_t)pair[1]), 0);
+		pthread_create(&thread, NULL, join_driven, NULL);
+		usleep(50000);
+		began = live_seconds();
+		ASSERT_EQUAL(sthread_kill(driven), 0);
+		pthread_join(thread, &result);
+		began = live_seconds() - began;
+		ASSERT_EQUAL(result, ECANCELED);
+		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "it ends within a second (%f)", began);
+		sc_destroy(&sc);
+	}
 }
 
 static void *step_all(void *all)
@@ -337,8 +366,10 @@ static void many(void)
 	for (int i = 0; i < COUNT; i++)
 		ASSERT_EQUAL(sthread_create(&st[i], &sc, park_often, (void *)(uintptr_t)(i % 3 + 1)), 0);
 	for (int round = 0; round < 3; round++)
-		for (int i = 0; i < COUNT; i++)
+		for (int i = 0; i < COUNT; i++) {
+			live_settle(st[i]);
 			ASSERT_EQUAL(sthread_step(st[i]), 0);
+		}
 	for (int i = 0; i < COUNT; i++)
 		ASSERT_RETURNED(live_join(st[i]), i % 3 + 2);
 	ASSERT_EQUAL(sthread_statistics(&after), 0);
@@ -358,6 +389,7 @@ static const struct harness_test tests[] = {
 	{ "one stalls, one spins, a third one is served within a second", nobody_waits, HARNESS_FORK },
 	{ "a parked sthread can be killed", kills, HARNESS_FORK },
 	{ "a handle is driven by one thread at a time", two_drivers, HARNESS_FORK },
+	{ "any thread can kill one that another thread drives", kills_from_elsewhere, HARNESS_FORK },
 	{ "parked sthreads go on on any host thread", moving, HARNESS_FORK },
 	{ "hundreds are parked at a time", many, HARNESS_FORK, .seconds = 60 },
 };

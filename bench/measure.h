@@ -1,0 +1,109 @@
+/*
+ * measure.h - the ladder of measurements: rungs, samples, the table and the JSON file.
+ *
+ * A group of rungs that wants a process of its own (a certain resident size, its own sthread_init()) runs in a forked
+ * child; results are in memory shared with it.  Rungs of a group take turns in short blocks, so that a host whose speed
+ * drifts is as slow for one as for the other.
+ */
+#ifndef BENCH_MEASURE_H
+#define BENCH_MEASURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "sthread.h"
+
+enum {
+	MEASURE_PEERS = 2,
+	MEASURE_SAMPLES = 16384
+};
+
+struct rung {
+	const char *name;
+	const char *includes; /* what one iteration includes */
+	struct {
+		const struct rung *rung; /* the peer; NULL: none */
+		double reach;            /* the ratio to it that is aimed at; 0: none */
+	} peers[MEASURE_PEERS];
+};
+
+/* The counters that are kept per operation. */
+enum counter {
+	COUNT_EXITS,
+	COUNT_TRAPS,
+	COUNT_CALLS,
+	COUNT_GATE_CALLS,
+	COUNT_COPIED,
+	COUNT_RESTORED,
+	COUNT_EDITS,
+	COUNTERS
+};
+
+struct result {
+	size_t count;                    /* of samples */
+	double samples[MEASURE_SAMPLES]; /* nanoseconds per operation */
+	uint64_t operations;             /* that the counters cover; 0: no counters */
+	double counters[COUNTERS];
+	char problem[200]; /* why there are no samples */
+};
+
+struct measurement {
+	const struct rung *rungs;
+	size_t count;
+	struct result *results; /* one per rung, shared with children */
+};
+
+/* How a rung is measured. */
+struct operation {
+	const struct rung *rung;
+	void (*run)(void *argument);
+	void *argument;
+	unsigned inner;                  /* operations that one call of run does; 0 stands for 1 */
+	unsigned samples;                /* in each block; 0 stands for 50 */
+	unsigned warm;                   /* calls before the samples of each block, not counted */
+	void (*between)(void *argument); /* after each sample: neither timed nor counted; or NULL */
+};
+
+/* Preconditions: called once, before any child.  Ends the program if there is no memory. */
+void measure_start(struct measurement *measurement, const struct rung *rungs, size_t count);
+
+/* Runs group(argument) in a child and waits for it.  What the child says with measure_fail(), or how it crashed, becomes
+ * the problem of those of the rungs `wanted` (ended by NULL) that have no samples. */
+void measure_in_child(struct measurement *measurement, void (*group)(struct measurement *, void *), void *argument,
+		      const struct rung *const wanted[]);
+/* Ends the calling child. */
+_Noreturn void measure_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Gives the operations `blocks` turns each. */
+void measure_operations(struct measurement *measurement, const struct operation *operations, size_t count,
+			unsigned blocks);
+
+/* Adds one sample, or counters from elsewhere. */
+void measure_add(struct measurement *measurement, const struct rung *rung, double nanoseconds);
+void measure_add_counters(struct measurement *measurement, const struct rung *rung, uint64_t operations,
+			  const double counters[COUNTERS]);
+
+struct result *measure_result(const struct measurement *measurement, const struct rung *rung);
+
+/* Facts about the run, printed before the rungs. */
+struct fact {
+	const char *name;
+	char text[64];
+};
+
+/* Prints the table; writes the same as JSON.  measure_write_json() returns 0, or -1 with errno. */
+void measure_print(const struct measurement *measurement, const struct fact *facts, size_t count);
+int measure_write_json(const struct measurement *measurement, const struct fact *facts, size_t count, const char *path);
+
+/* Nanoseconds of a monotonic clock. */
+uint64_t measure_now(void);
+
+/* Resident memory of the process in bytes, and its open descriptors; -1 if /proc does not tell. */
+long measure_resident(void);
+long measure_descriptors(void);
+/* Touches memory, in 4 KiB pages that are never zero, until `bytes` are resident.  It is never given back. */
+void measure_make_resident(size_t bytes);
+
+#endif

@@ -1,0 +1,53 @@
+# doc_pages.sh: every function that the libraries export for programs has a manual page, no page names another that is
+# not there, and no link of the documentation leads nowhere. Run in the build folder; srcdir is set by make.
+set -u
+srcdir=${srcdir:-.}
+echo 1..3
+number=0 bad=0
+verdict() { # NAME PROBLEMS
+	number=$((number + 1))
+	if [ -z "$2" ]; then
+		echo "ok $number - $1"
+	else
+		echo "not ok $number - $1"
+		printf '%s\n' "$2" | sed 's/^/# /'
+		bad=1
+	fi
+}
+
+# Declarations in the public headers.
+functions=$(sed -n 's/^[a-z].*[ *]\([a-z][a-z_0-9]*\)(.*/\1/p' "$srcdir/sthread/include/sthread.h" "$srcdir/callgate/callgate.h" \
+	"$srcdir/core/include/dune.h")
+[ "$(printf '%s\n' "$functions" | wc -l)" -gt 30 ] || echo "# the headers were not understood"
+problems=$(for function in $functions; do
+	[ -e "$srcdir/man/$function.3" ] || echo "$function has no page"
+done)
+verdict 'every public function has a manual page' "$problems"
+
+problems=$(cd "$srcdir/man" && for page in *.[13]; do
+	target=$(sed -n 's|^\.so man3/||p' "$page")
+	if [ -n "$target" ]; then
+		grep -q "^\.Nm ${page%.3}\( ,\)*$" "$target" || echo "$page is not in $target"
+		continue
+	fi
+	sed -n 's/^\.Xr \([^ ]*\) \([13]\).*/\1.\2/p' "$page" | grep -e '^s[ct]' -e '^tag' -e '^cgate' -e '^dune' -e '^smalloc' -e '^sfree' |
+		while read -r other; do
+			[ -e "$other" ] || echo "$page names $other"
+		done
+	# shellcheck disable=SC2013
+	if command -v mandoc >/dev/null; then
+		mandoc -T lint -W warning "$page"
+	fi
+done)
+verdict 'manual pages name pages that exist' "$problems"
+
+problems=$(cd "$srcdir" && for page in README.md docs/*.md tests/lanes/README.md; do
+	grep -o '](\([^)#]*\)' "$page" | cut -c 3- | while read -r target; do
+		case $target in
+		http* | '') ;;
+		*) [ -e "${page%"${page##*/}"}$target" ] || echo "$page: $target" ;;
+		esac
+	done
+done)
+verdict 'links lead somewhere' "$problems"
+exit $bad

@@ -1,0 +1,258 @@
+/* live_randomness.c - law 9: no two lives have the same random numbers, keys, canaries or names; OpenSSL works inside. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+#include <openssl/ssl.h>
+
+#include "live.h"
+#include "monitor/monitor.h"
+
+enum { BOTH = PROT_READ | PROT_WRITE, RECYCLED = 1000, FRESH = 200, GATES = 100, TOTAL = RECYCLED + FRESH + 2 * GATES };
+
+/* What a life draws. */
+struct draw {
+	uint8_t public[32], private[32], share[32], from_kernel[32], hello[32];
+	uint64_t canary, instance, process;
+	uint64_t plain; /* of a generator that knows nothing of lives: the control */
+	int error;
+	uint64_t window; /* given */
+};
+
+static SSL_CTX *context;
+
+static void draw(struct draw *to)
+{
+	const volatile struct dune_life *life = (const volatile struct dune_life *)(to->window + WINDOW_LIFE);
+	EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "X25519");
+	size_t size = sizeof(to->share);
+	SSL *ssl = SSL_new(context);
+	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+
+	to->error = !key || EVP_PKEY_get_raw_public_key(key, to->share, &size) != 1;
+	to->error |= RAND_bytes(to->public, 32) != 1 ? 2 : 0;
+	to->error |= RAND_priv_bytes(to->private, 32) != 1 ? 4 : 0;
+	to->error |= syscall(SYS_getrandom, to->from_kernel, 32, 0) != 32 ? 8 : 0;
+	if (ssl && in && out) {
+		SSL_set_bio(ssl, in, out);
+		SSL_set_connect_state(ssl);
+		SSL_do_handshake(ssl); /* a ClientHello */
+		to->error |= SSL_get_client_random(ssl, to->hello, 32) != 32 ? 16 : 0;
+	} else {
+		to->error |= 32;
+	}
+	SSL_free(ssl);
+	EVP_PKEY_free(key);
+	to->instance = life->instance;
+	to->process = (uint64_t)getpid();
+	to->error |= (uint32_t)to->process != life->process_id ? 64 : 0;
+	__asm__ volatile("movq %%fs:0x28, %0" : "=r"(to->canary));
+	to->plain = (uint64_t)random();
+}
+
+static void *draw_once(void *to)
+{
+	draw(to);
+	return (void *)1;
+}
+
+static void *draw_and_park(void *to)
+{
+	draw(to);
+	sthread_park();
+	return (void *)1;
+}
+
+static void *draw_in_gate(void *argument, void *trusted)
+{
+	draw((struct draw *)trusted + (uintptr_t)argument);
+	return NULL;
+}
+
+static void *fault_in_gate(void *argument, void *trusted)
+{
+	draw((struct draw *)trusted + (uintptr_t)argument);
+	body_write((void *)8);
+	return NULL;
+}
+
+static size_t field_offset, field_size;
+static int compare_field(const void *a, const void *b)
+{
+	return memcmp((const uint8_t *)a + field_offset, (const uint8_t *)b + field_offset, field_size);
+}
+
+static unsigned repeats(struct draw *draws, size_t count, size_t offset, size_t size)
+{
+	unsigned same = 0;
+
+	field_offset = offset;
+	field_size = size;
+	qsort(draws, count, sizeof(*draws), compare_field);
+	for (size_t i = 1; i < count; i++)
+		same += compare_field(&draws[i - 1], &draws[i]) == 0;
+	return same;
+}
+
+#define ASSERT_UNIQUE(field) \
+	ASSERT_EQUAL(repeats(draws, TOTAL, offsetof(struct draw, field), sizeof(draws->field)), 0)
+
+static void nothing_repeats(void)
+{
+	static sthread_t parked[FRESH];
+	uint8_t warm[32];
+	sc_t sc;
+
+	/* A generator that is seeded before the snapshot is what makes copies repeat. */
+	context = SSL_CTX_new(TLS_method());
+	CU_ASSERT_PTR_NOT_NULL_FATAL(context);
+	ASSERT_EQUAL(RAND_bytes(warm, 32) + RAND_priv_bytes(warm, 32), 2);
+	live_init();
+
+	tag_t tag = tag_new();
+	struct draw *draws = smalloc(tag, sizeof(*draws) * TOTAL), *next = draws;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(draws);
+	for (int i = 0; i < TOTAL; i++)
+		draws[i].window = live_window();
+	sc_init(&sc);
+	sc_mem_add(&sc, tag, BOTH);
+	for (int i = 0; i < RECYCLED; i++) {
+		struct life life = live_run(&sc, draw_once, next++);
+
+		ASSERT_RETURNED(life, 1);
+		ASSERT_EQUAL(life.info.instance, next[-1].instance);
+		ASSERT_EQUAL(life.info.recycled, i > 0);
+	}
+	for (int i = 0; i < FRESH; i++)
+		ASSERT_EQUAL(sthread_create(&parked[i], &sc, draw_and_park, next++), 0);
+	int fresh_ones = 0;
+
+	for (int i = 0; i < FRESH; i++) {
+		ASSERT_EQUAL(sthread_step(parked[i]), 0);
+		fresh_ones += !live_join(parked[i]).info.recycled;
+	}
+	CU_ASSERT(fresh_ones >= FRESH - 5);
+
+	cgate_t fresh = cgate_create_fresh(draw_in_gate, &sc, draws), faults = cgate_create(fault_in_gate, &sc, draws);
+
+	for (int i = 0; i < GATES; i++) {
+		ASSERT_EQUAL(cgate_call(fresh, (void *)(next++ - draws), NULL), 0);
+		ASSERT_ERROR(cgate_call(faults, (void *)(next++ - draws), NULL) == -1, ECANCELED);
+	}
+	ASSERT_EQUAL(next - draws, TOTAL);
+	for (int i = 0; i < TOTAL; i++) {
+		ASSERT_EQUAL(draws[i].error, 0);
+		CU_ASSERT(draws[i].canary != 0 && (draws[i].canary & 0xff) == 0);
+		CU_ASSERT((pid_t)draws[i].process != getpid());
+	}
+	ASSERT_UNIQUE(public);
+	ASSERT_UNIQUE(private);
+	ASSERT_UNIQUE(share);
+	ASSERT_UNIQUE(from_kernel);
+	ASSERT_UNIQUE(hello);
+	ASSERT_UNIQUE(canary);
+	ASSERT_UNIQUE(instance);
+	ASSERT_UNIQUE(process);
+	/* The control: lives are copies, and a generator that does not ask for the process repeats in all of them. */
+	ASSERT_EQUAL(repeats(draws, TOTAL, offsetof(struct draw, plain), sizeof(draws->plain)), TOTAL - 1);
+}
+
+/* A long-lived gate is one life: its stream goes on. */
+static void *next_number(void *argument, void *trusted)
+{
+	uint64_t number = 0;
+
+	(void)argument, (void)trusted;
+	RAND_bytes((uint8_t *)&number, sizeof(number));
+	return (void *)number;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(uint64_t));
+}
+
+static void gates_go_on(void)
+{
+	enum { CALLS = 200 };
+	static uint64_t numbers[2 * CALLS];
+	sc_t none;
+	uint8_t warm[8];
+
+	ASSERT_EQUAL(RAND_bytes(warm, 8), 1);
+	live_init();
+	sc_init(&none);
+
+	cgate_t gates[2] = { cgate_create(next_number, &none, NULL), cgate_create(next_number, &none, NULL) };
+
+	for (int i = 0; i < 2 * CALLS; i++) {
+		void *result;
+
+		ASSERT_EQUAL(cgate_call(gates[i % 2], NULL, &result), 0);
+		numbers[i] = (uint64_t)result;
+	}
+	qsort(numbers, 2 * CALLS, sizeof(*numbers), compare_numbers);
+	for (int i = 1; i < 2 * CALLS; i++)
+		CU_ASSERT(numbers[i] != numbers[i - 1]);
+}
+
+static void *hash(void *to)
+{
+	uint8_t *out = to;
+	uint8_t block[8192];
+	EVP_MD_CTX *state = EVP_MD_CTX_new();
+	unsigned size = 0;
+
+	memset(block, 'a', sizeof(block));
+	SHA256((const uint8_t *)"abc", 3, out);
+	if (!state || EVP_DigestInit_ex(state, EVP_sha256(), NULL) != 1)
+		return NULL;
+	for (int i = 0; i < 1000000; i += 1000) /* the standard's million letters */
+		EVP_DigestUpdate(state, block, 1000);
+	EVP_DigestFinal_ex(state, out + 32, &size);
+	EVP_MD_CTX_free(state);
+	return (void *)(uintptr_t)size;
+}
+
+static void hashes(void)
+{
+	static const uint8_t abc[] = { 0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22, 0x23,
+				       0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad };
+	static const uint8_t million[] = { 0xcd, 0xc7, 0x6e, 0x5c, 0x99, 0x14, 0xfb, 0x92, 0x81, 0xa1, 0xc7, 0xe2, 0x84, 0xd7, 0x3e, 0x67,
+					   0xf1, 0x80, 0x9a, 0x48, 0xa4, 0x97, 0x20, 0x0e, 0x04, 0x6d, 0x39, 0xcc, 0xc7, 0x11, 0x2c, 0xd0 };
+	sc_t sc;
+
+	live_init();
+
+	tag_t tag = tag_new();
+	uint8_t *out = smalloc(tag, 64);
+
+	sc_init(&sc);
+	sc_mem_add(&sc, tag, BOTH);
+	for (int i = 0; i < 3; i++) {
+		memset(out, 0, 64);
+		ASSERT_RETURNED(live_run(&sc, hash, out), 32);
+		CU_ASSERT(memcmp(out, abc, 32) == 0);
+		CU_ASSERT(memcmp(out + 32, million, 32) == 0);
+	}
+}
+
+static const struct harness_test tests[] = {
+	{ "no life repeats random bytes, a key share, a canary, an instance or a process id", nothing_repeats, HARNESS_FORK,
+	  .seconds = 60 },
+	{ "a long-lived gate goes on with its own random stream", gates_go_on, HARNESS_FORK },
+	{ "OpenSSL computes SHA-256 inside", hashes, HARNESS_FORK },
+};
+
+int main(int argc, char **argv)
+{
+	return HARNESS_MAIN(argc, argv, tests, HARNESS_NEEDS_KVM);
+}
