@@ -20,7 +20,13 @@
 #define GIB ((uint64_t)1 << 30)
 
 /* Guest-physical layout: small enough for 38 bits, equal to the host's addresses modulo 2 MiB. */
-enum { TABLES_AT = 4, IMAGE_AT = 8, FRAMES_AT = 16, TAGS_AT = 80, PHYSICAL_END = 144 /* GiB */ };
+enum {
+	TABLES_AT = 4,
+	IMAGE_AT = 8,
+	FRAMES_AT = 16,
+	TAGS_AT = 80,
+	PHYSICAL_END = 144 /* GiB */
+};
 
 static _Thread_local char failure[512];
 
@@ -118,7 +124,8 @@ void dune_frame_free(struct dune_machine *machine, uint64_t frame)
 
 void *dune_physical_at(const struct dune_machine *machine, uint64_t physical)
 {
-	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image, &machine->table_arena };
+	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image,
+					      &machine->table_arena };
 	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
 		if (physical - arenas[i]->physical < arenas[i]->backed)
 			return arenas[i]->host + (physical - arenas[i]->physical);
@@ -137,13 +144,15 @@ static int map_shared(struct dune_machine *machine, uint64_t offset, uint64_t fr
 	return 0;
 }
 
-static uint64_t in_window(const struct dune_machine *machine, uint64_t offset, const uint8_t *begin, const uint8_t *symbol)
+static uint64_t in_window(const struct dune_machine *machine, uint64_t offset, const uint8_t *begin,
+			  const uint8_t *symbol)
 {
 	return machine->window + offset + (symbol - begin);
 }
 
 /* An interrupt gate (AMD64 APM vol. 2, 4.8.4) to the vector's stub; stack: 0 for RSP0, 1 for IST1. */
-static void fill_gate(const struct dune_machine *machine, uint64_t *idt, unsigned vector, uint64_t privilege, uint64_t stack)
+static void fill_gate(const struct dune_machine *machine, uint64_t *idt, unsigned vector, uint64_t privilege,
+		      uint64_t stack)
 {
 	uint64_t handler = machine->window + WINDOW_MONITOR + vector * VECTOR_STUB_SIZE;
 	idt[2 * vector + 1] = handler >> 32;
@@ -154,7 +163,8 @@ static void fill_gate(const struct dune_machine *machine, uint64_t *idt, unsigne
 void dune_machine_use_fxsave(struct dune_machine *machine)
 {
 	machine->host.xsave = false;
-	machine->trampoline_enter = in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_enter_fxsave);
+	machine->trampoline_enter =
+		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_enter_fxsave);
 	machine->trampoline_resume_clean =
 		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_resume_clean_fxsave);
 }
@@ -162,7 +172,8 @@ void dune_machine_use_fxsave(struct dune_machine *machine)
 void dune_machine_use_gate(struct dune_machine *machine)
 {
 	machine->host.exit_path = DUNE_EXIT_GATE;
-	machine->trampoline_service = in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_service_gate);
+	machine->trampoline_service =
+		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_service_gate);
 	fill_gate(machine, machine->idt, VECTOR_SERVICE, 3, 0);
 }
 
@@ -173,7 +184,12 @@ static void fill_descriptors(const struct dune_machine *machine, uint64_t *idt, 
 	gdt[SELECTOR_USER_DATA / 8] = 0x00cff3000000ffff; /* DPL 3 */
 	gdt[SELECTOR_USER_CODE / 8] = 0x00affb000000ffff;
 	for (unsigned vector = 0; vector < VECTOR_EXCEPTIONS; vector++) {
-		enum { BREAKPOINT = 3, NMI = 2, DOUBLE_FAULT = 8, MACHINE_CHECK = 18 };
+		enum {
+			BREAKPOINT = 3,
+			NMI = 2,
+			DOUBLE_FAULT = 8,
+			MACHINE_CHECK = 18
+		};
 		fill_gate(machine, idt, vector, vector == BREAKPOINT ? 3 : 0,
 			  vector == NMI || vector == DOUBLE_FAULT || vector == MACHINE_CHECK);
 	}
@@ -191,7 +207,8 @@ static int lay_out_monitor(struct dune_machine *machine)
 	uint64_t idt = code + DUNE_PAGE_SIZE, gdt = idt + DUNE_PAGE_SIZE;
 	uint64_t trampoline = gdt + DUNE_PAGE_SIZE, clean = trampoline + DUNE_PAGE_SIZE;
 	memcpy(dune_physical_at(machine, code), dune_monitor_begin, dune_monitor_end - dune_monitor_begin);
-	memcpy(dune_physical_at(machine, trampoline), dune_trampoline_begin, dune_trampoline_end - dune_trampoline_begin);
+	memcpy(dune_physical_at(machine, trampoline), dune_trampoline_begin,
+	       dune_trampoline_end - dune_trampoline_begin);
 	/* A clean vector state (Intel SDM vol. 1, 10.5.1 and 13.4): FCW at 0, MXCSR at 24, XSTATE_BV at 512. */
 	uint8_t *state = dune_physical_at(machine, clean);
 	memcpy(state, &(uint16_t){ 0x037f }, 2);
@@ -241,14 +258,14 @@ static int explain_open_failure(void)
 	int error = errno;
 	struct stat status;
 	if (error == EACCES && stat("/dev/kvm", &status) == 0)
-		return dune_fail(error,
-				 "no permission for /dev/kvm (owner %u, group %u, mode %03o): %s",
+		return dune_fail(error, "no permission for /dev/kvm (owner %u, group %u, mode %03o): %s",
 				 (unsigned)status.st_uid, (unsigned)status.st_gid, (unsigned)status.st_mode & 0777,
-				 (status.st_mode & 060) == 060 ? "join that group (usermod -aG) and log in again"
-							       : "have its owner allow you to read and write it");
+				 (status.st_mode & 060) == 060 ? "join that group (usermod -aG) and log in again" :
+								 "have its owner allow you to read and write it");
 	if (error == ENOENT)
-		return dune_fail(error, "there is no /dev/kvm: load kvm_amd or kvm_intel, switch virtualisation on in the "
-					"firmware, or give this machine nested virtualisation");
+		return dune_fail(error,
+				 "there is no /dev/kvm: load kvm_amd or kvm_intel, switch virtualisation on in the "
+				 "firmware, or give this machine nested virtualisation");
 	return dune_fail(error, "cannot open /dev/kvm: %s", strerror(error));
 }
 
@@ -300,7 +317,8 @@ static int open_kvm(struct dune_machine *machine)
 	int sync = require(machine, KVM_CAP_SYNC_REGS, "KVM_CAP_SYNC_REGS");
 	int slots = require(machine, KVM_CAP_NR_MEMSLOTS, "KVM_CAP_NR_MEMSLOTS");
 	int cpus = require(machine, KVM_CAP_MAX_VCPUS, "KVM_CAP_MAX_VCPUS");
-	if (sync < 0 || slots < 0 || cpus < 0 || require(machine, KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT") < 0 ||
+	if (sync < 0 || slots < 0 || cpus < 0 ||
+	    require(machine, KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT") < 0 ||
 	    require(machine, KVM_CAP_READONLY_MEM, "KVM_CAP_READONLY_MEM") < 0)
 		return -1;
 	int wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
@@ -313,15 +331,15 @@ static int open_kvm(struct dune_machine *machine)
 		machine->has_xsave2_size = size > (int)sizeof(struct kvm_xsave);
 		machine->vector_size = machine->has_xsave2_size ? (size_t)size : sizeof(struct kvm_xsave);
 	}
-	struct kvm_enable_cap quirk = {
-		.cap = KVM_CAP_DISABLE_QUIRKS2, .args = { KVM_X86_QUIRK_FIX_HYPERCALL_INSN }
-	};
+	struct kvm_enable_cap quirk = { .cap = KVM_CAP_DISABLE_QUIRKS2, .args = { KVM_X86_QUIRK_FIX_HYPERCALL_INSN } };
 	int quirks = ioctl(machine->vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
 	if (quirks > 0 && quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN && ioctl(machine->vm, KVM_ENABLE_CAP, &quirk) != 0)
 		return dune_fail(errno, "KVM refused to stop patching hypercalls: %s", strerror(errno));
 	ioctl(machine->vm, KVM_SET_NR_MMU_PAGES, 1ul << 18); /* a wish; two-dimensional paging does not care */
 	int size = ioctl(machine->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	enum { CPUID_ENTRIES = 256 };
+	enum {
+		CPUID_ENTRIES = 256
+	};
 	machine->cpuid = calloc(1, sizeof *machine->cpuid + CPUID_ENTRIES * sizeof machine->cpuid->entries[0]);
 	if (size < 0 || !machine->cpuid)
 		return dune_fail(ENOMEM, "out of memory");
@@ -339,7 +357,8 @@ static int open_kvm(struct dune_machine *machine)
 static int reserve_memory(struct dune_machine *machine)
 {
 	machine->window_size = 64 * GIB;
-	uint8_t *at = mmap(NULL, machine->window_size + GIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *at =
+		mmap(NULL, machine->window_size + GIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (at == MAP_FAILED)
 		return dune_fail(ENOMEM, "cannot reserve 65 GiB of address space: raise the limit (ulimit -v)");
 	uint64_t skip = -(uintptr_t)at & (GIB - 1);
@@ -363,7 +382,8 @@ static int reserve_memory(struct dune_machine *machine)
 
 static void close_machine(struct dune_machine *machine)
 {
-	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image, &machine->table_arena };
+	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image,
+					      &machine->table_arena };
 	if (machine->vm >= 0)
 		close(machine->vm);
 	if (machine->kvm >= 0)

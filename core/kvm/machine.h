@@ -25,16 +25,16 @@
 struct dune_arena {
 	uint8_t *host;
 	uint64_t physical;
-	size_t size;   /* reserved */
-	size_t backed; /* known to KVM */
-	size_t chunk;  /* step of backing */
+	size_t size;    /* reserved */
+	size_t backed;  /* known to KVM */
+	size_t chunk;   /* step of backing */
 	uint32_t flags; /* of the memory slots */
 };
 
 struct dune_machine {
 	int kvm, vm;
 	size_t run_size; /* bytes of a virtual CPU's kvm_run */
-	bool os_xsave; /* CPUID for the guest has XSAVE: CR4.OSXSAVE and XCR0 can be set */
+	bool os_xsave;   /* CPUID for the guest has XSAVE: CR4.OSXSAVE and XCR0 can be set */
 	bool has_xsave2_size;
 	size_t vector_size; /* bytes for KVM_GET_XSAVE2 / KVM_GET_XSAVE; 0: KVM_GET_FPU */
 	unsigned next_slot, slots_max;
@@ -43,11 +43,11 @@ struct dune_machine {
 
 	struct dune_arena table_arena, image, frames, tags;
 	struct dune_tables tables;
-	size_t frames_used;        /* bytes of frames handed out by bumping */
-	uint64_t *free_frames;     /* stack of freed frames, guest-physical */
+	size_t frames_used;    /* bytes of frames handed out by bumping */
+	uint64_t *free_frames; /* stack of freed frames, guest-physical */
 	size_t free_count, free_room;
 
-	uintptr_t window;          /* start of the reserved range, 1 GiB aligned */
+	uintptr_t window; /* start of the reserved range, 1 GiB aligned */
 	size_t window_size;
 	uint64_t shared_directory; /* page directory of the window's first GiB */
 	uint64_t edit_root;        /* maps the tables for the monitor, and the shared GiB */
@@ -56,7 +56,7 @@ struct dune_machine {
 	uint64_t trampoline_resume_clean, trampoline_time;
 	uint64_t trampoline_touch, trampoline_call; /* for probing */
 	uint64_t *idt;
-	uint64_t processor_count;  /* virtual CPUs made */
+	uint64_t processor_count; /* virtual CPUs made */
 };
 
 /* Returns the process's machine, made at the first call; NULL with errno and dune_error().  Any thread. */

@@ -10,7 +10,10 @@
 
 #include "kvm/vcpu.h"
 
-enum { ROUNDS = 101, PROBE_VALUE = 0x5a };
+enum {
+	ROUNDS = 101,
+	PROBE_VALUE = 0x5a
+};
 
 struct probe {
 	struct dune_machine *machine;
@@ -54,9 +57,11 @@ static int prepare(struct probe *probe)
 /* Runs one of the trampoline's probing routines to its exit. */
 static enum dune_exit_kind run(struct probe *probe, uint64_t routine, uint64_t address, uint64_t value)
 {
-	probe->context.regs = (struct kvm_regs){
-		.rip = routine, .rdi = address, .rsi = value, .r13 = probe->machine->trampoline_service, .rax = UINT64_MAX
-	};
+	probe->context.regs = (struct kvm_regs){ .rip = routine,
+						 .rdi = address,
+						 .rsi = value,
+						 .r13 = probe->machine->trampoline_service,
+						 .rax = UINT64_MAX };
 	dune_vcpu_run(probe->vcpu, &probe->context, &probe->exit);
 	return probe->exit.kind;
 }
@@ -70,7 +75,9 @@ static int unexpected(const struct probe *probe, const char *what)
 
 static int find_exit_path(struct probe *probe)
 {
-	enum { GENERAL_PROTECTION = 13 };
+	enum {
+		GENERAL_PROTECTION = 13
+	};
 	struct dune_machine *machine = probe->machine;
 	run(probe, machine->trampoline_touch, probe->data, 0);
 	if (probe->exit.kind == DUNE_EXIT_EXCEPTION && probe->exit.vector == GENERAL_PROTECTION) {
@@ -79,8 +86,8 @@ static int find_exit_path(struct probe *probe)
 	}
 	if (probe->exit.kind != DUNE_EXIT_SERVICE)
 		return unexpected(probe, "no way out of ring 3");
-	if (run(probe, machine->trampoline_touch, probe->absent, 0) != DUNE_EXIT_EXCEPTION || probe->exit.vector != 14 ||
-	    probe->exit.address != probe->absent)
+	if (run(probe, machine->trampoline_touch, probe->absent, 0) != DUNE_EXIT_EXCEPTION ||
+	    probe->exit.vector != 14 || probe->exit.address != probe->absent)
 		return unexpected(probe, "a page fault is not reported");
 	return 0;
 }
@@ -88,14 +95,16 @@ static int find_exit_path(struct probe *probe)
 /* Whether ring 3 has XRSTOR is not what CPUID says to guests: interpreted hosts run ring 3 as the host does. */
 static int find_vector_state(struct probe *probe)
 {
-	enum { INVALID_OPCODE = 6 };
+	enum {
+		INVALID_OPCODE = 6
+	};
 	struct dune_machine *machine = probe->machine;
 	machine->host.xsave = true;
 	for (;;) {
-		probe->context.regs = (struct kvm_regs){
-			.rip = machine->trampoline_enter, .rsp = probe->stack + DUNE_PAGE_SIZE,
-			.rbx = machine->trampoline_resume, .r13 = machine->trampoline_service
-		};
+		probe->context.regs = (struct kvm_regs){ .rip = machine->trampoline_enter,
+							 .rsp = probe->stack + DUNE_PAGE_SIZE,
+							 .rbx = machine->trampoline_resume,
+							 .r13 = machine->trampoline_service };
 		dune_vcpu_run(probe->vcpu, &probe->context, &probe->exit);
 		if (probe->exit.kind == DUNE_EXIT_SERVICE)
 			return 0;

@@ -16,10 +16,24 @@
 #define FLAGS_USER ((uint64_t)0x240cd5)
 #define FLAGS_ALWAYS ((uint64_t)0x202)
 
-enum { CR4_PAE = 1 << 5, CR4_OSFXSR = 1 << 9, CR4_OSXMMEXCPT = 1 << 10, CR4_UMIP = 1 << 11, CR4_OSXSAVE = 1 << 18,
-       CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21 };
-enum { MSR_STAR = 0xc0000081, MSR_LSTAR = 0xc0000082, MSR_CSTAR = 0xc0000083, MSR_SFMASK = 0xc0000084 };
-enum { VECTOR_PAGE_FAULT = 14 };
+enum {
+	CR4_PAE = 1 << 5,
+	CR4_OSFXSR = 1 << 9,
+	CR4_OSXMMEXCPT = 1 << 10,
+	CR4_UMIP = 1 << 11,
+	CR4_OSXSAVE = 1 << 18,
+	CR4_SMEP = 1 << 20,
+	CR4_SMAP = 1 << 21
+};
+enum {
+	MSR_STAR = 0xc0000081,
+	MSR_LSTAR = 0xc0000082,
+	MSR_CSTAR = 0xc0000083,
+	MSR_SFMASK = 0xc0000084
+};
+enum {
+	VECTOR_PAGE_FAULT = 14
+};
 
 static _Thread_local struct dune_vcpu *own __attribute__((tls_model("initial-exec")));
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -84,8 +98,15 @@ void dune_vcpu_kick(struct dune_vcpu *vcpu)
 
 static struct kvm_segment segment(unsigned selector, unsigned type, unsigned privilege, bool code)
 {
-	return (struct kvm_segment){ .limit = ~0u, .selector = selector, .type = type, .present = 1, .dpl = privilege,
-				     .s = 1, .g = 1, .l = code, .db = !code };
+	return (struct kvm_segment){ .limit = ~0u,
+				     .selector = selector,
+				     .type = type,
+				     .present = 1,
+				     .dpl = privilege,
+				     .s = 1,
+				     .g = 1,
+				     .l = code,
+				     .db = !code };
 }
 
 static struct kvm_segment unusable(uint64_t base)
@@ -93,7 +114,10 @@ static struct kvm_segment unusable(uint64_t base)
 	return (struct kvm_segment){ .base = base, .unusable = 1 };
 }
 
-enum { CODE = 11, DATA = 3 }; /* types: accessed, readable code; accessed, writable data */
+enum {
+	CODE = 11,
+	DATA = 3
+}; /* types: accessed, readable code; accessed, writable data */
 
 static void set_user_segments(struct kvm_sregs *sregs, uint64_t fs_base, uint64_t gs_base)
 {
@@ -121,34 +145,41 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	sregs.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
 	sregs.cr2 = 0;
 	sregs.cr3 = machine->edit_root;
-	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (machine->os_xsave ? CR4_OSXSAVE : 0) | (host->smep ? CR4_SMEP : 0) |
-		    (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0);
+	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (machine->os_xsave ? CR4_OSXSAVE : 0) |
+		    (host->smep ? CR4_SMEP : 0) | (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0);
 	sregs.efer = 0xd01; /* NXE LMA LME SCE */
 	uint64_t descriptors = machine->window + WINDOW_DESCRIPTORS;
 	sregs.idt = (struct kvm_dtable){ .base = descriptors, .limit = VECTOR_COUNT * 16 - 1 };
 	sregs.gdt = (struct kvm_dtable){ .base = descriptors + DUNE_PAGE_SIZE, .limit = DESCRIPTOR_COUNT * 8 - 1 };
-	sregs.tr = (struct kvm_segment){ .base = vcpu->area_address, .limit = sizeof(struct dune_tss) - 1,
-					 .selector = SELECTOR_TSS, .present = 1, .type = 11 };
+	sregs.tr = (struct kvm_segment){ .base = vcpu->area_address,
+					 .limit = sizeof(struct dune_tss) - 1,
+					 .selector = SELECTOR_TSS,
+					 .present = 1,
+					 .type = 11 };
 	sregs.ldt = unusable(0);
 	set_monitor_segments(&sregs);
 	memset(sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry entries[4];
-	} msrs = { { .nmsrs = 4 }, {
-		{ .index = MSR_STAR, .data = (uint64_t)SELECTOR_SYSRET_BASE << 48 | (uint64_t)SELECTOR_KERNEL_CODE << 32 },
-		{ .index = MSR_LSTAR, .data = host->ring0_native ? machine->window + WINDOW_MONITOR +
-				(dune_monitor_syscall - dune_monitor_begin) : machine->trampoline_syscall },
-		{ .index = MSR_CSTAR, .data = machine->window + WINDOW_MONITOR + VECTOR_FORBIDDEN * VECTOR_STUB_SIZE },
-		{ .index = MSR_SFMASK, .data = 0x257fd5 } } };
+	} msrs = { { .nmsrs = 4 },
+		   { { .index = MSR_STAR,
+		       .data = (uint64_t)SELECTOR_SYSRET_BASE << 48 | (uint64_t)SELECTOR_KERNEL_CODE << 32 },
+		     { .index = MSR_LSTAR,
+		       .data = host->ring0_native ?
+				       machine->window + WINDOW_MONITOR + (dune_monitor_syscall - dune_monitor_begin) :
+				       machine->trampoline_syscall },
+		     { .index = MSR_CSTAR,
+		       .data = machine->window + WINDOW_MONITOR + VECTOR_FORBIDDEN * VECTOR_STUB_SIZE },
+		     { .index = MSR_SFMASK, .data = 0x257fd5 } } };
 	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
 	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
 	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	struct kvm_regs regs = { .rflags = FLAGS_ALWAYS };
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = host->vector_components } } };
-	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) != 0 || ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs ||
-	    ioctl(vcpu->fd, KVM_SET_REGS, &regs) != 0 || ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) != 0 ||
-	    ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug) != 0 ||
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) != 0 ||
+	    ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs || ioctl(vcpu->fd, KVM_SET_REGS, &regs) != 0 ||
+	    ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) != 0 || ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug) != 0 ||
 	    (machine->os_xsave && ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs) != 0))
 		return -1;
 	ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable); /* only after SHUTDOWN does it matter; refused without an APIC */
@@ -164,7 +195,9 @@ static int lay_out_area(struct dune_vcpu *vcpu)
 {
 	struct dune_machine *machine = vcpu->machine;
 	uint64_t offset = WINDOW_PROCESSORS + machine->processor_count * WINDOW_PROCESSOR_SIZE;
-	enum { PAGES = WINDOW_PROCESSOR_SIZE / DUNE_PAGE_SIZE };
+	enum {
+		PAGES = WINDOW_PROCESSOR_SIZE / DUNE_PAGE_SIZE
+	};
 	uint64_t frames = dune_frames_fresh(machine, PAGES);
 	if (!frames)
 		return -1;
@@ -173,7 +206,8 @@ static int lay_out_area(struct dune_vcpu *vcpu)
 						    machine->window + offset + i * DUNE_PAGE_SIZE, true);
 		if (!entry)
 			return dune_fail(ENOMEM, "no page-table page left");
-		*entry = (frames + i * DUNE_PAGE_SIZE) | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE | (i ? DUNE_PTE_WRITE : 0);
+		*entry = (frames + i * DUNE_PAGE_SIZE) | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE |
+			 (i ? DUNE_PTE_WRITE : 0);
 	}
 	vcpu->area = dune_physical_at(machine, frames);
 	vcpu->area_address = machine->window + offset;
@@ -299,7 +333,9 @@ uint64_t dune_exits_total(void)
 void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root)
 {
 	void *vector = context->vector;
-	*context = (struct dune_context){ .tenant = tenant, .root = root, .generation = context->generation, .vector = vector };
+	*context = (struct dune_context){
+		.tenant = tenant, .root = root, .generation = context->generation, .vector = vector
+	};
 	context->regs.rflags = FLAGS_ALWAYS;
 }
 
@@ -323,16 +359,32 @@ static int enter(struct dune_vcpu *vcpu)
 }
 
 /* Finishes what the last exit left behind: a pending MMIO or port read would otherwise write a register of the next
- * tenant, a pending exception would be raised in it. */
-static void complete_pending(struct dune_vcpu *vcpu)
+ * tenant, a pending exception would be raised in it.  Errors: EIO it does not come to an end; nobody may run here. */
+static int complete_pending(struct dune_vcpu *vcpu)
 {
 	struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
-	vcpu->run->kvm_dirty_regs = 0;
-	vcpu->run->immediate_exit = 1;
-	ioctl(vcpu->fd, KVM_RUN, 0);
-	vcpu->run->immediate_exit = 0;
-	ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none);
+	struct kvm_run *run = vcpu->run;
+	enum {
+		TRIES = 64
+	};
+	int result = 0;
+	run->kvm_dirty_regs = 0;
+	for (unsigned i = 0; i < TRIES && result == 0 && !vcpu->stuck; i++) {
+		run->immediate_exit = 1;
+		result = ioctl(vcpu->fd, KVM_RUN, 0);
+		/* Done is EINTR.  A string instruction exits again for its next element: let that be the last one. */
+		run->s.regs.regs.rcx = 1;
+		run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+	}
+	run->immediate_exit = 0;
+	run->kvm_dirty_regs = 0;
+	if (result == 0 || (errno != EINTR && errno != EAGAIN) || ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none) != 0) {
+		vcpu->stuck = true;
+		errno = EIO;
+		return -1;
+	}
 	vcpu->pending = false;
+	return 0;
 }
 
 /* Where ring 0 is interpreted, ring 3 of the guest loads the segment selectors of this very thread, and KVM does not
@@ -341,7 +393,8 @@ static void drop_selectors(void)
 {
 	uint32_t ds, es, fs, gs;
 	unsigned long base;
-	__asm__ volatile("movl %%ds, %0; movl %%es, %1; movl %%fs, %2; movl %%gs, %3" : "=r"(ds), "=r"(es), "=r"(fs), "=r"(gs));
+	__asm__ volatile("movl %%ds, %0; movl %%es, %1; movl %%fs, %2; movl %%gs, %3"
+			 : "=r"(ds), "=r"(es), "=r"(fs), "=r"(gs));
 	if (ds | es)
 		__asm__ volatile("movl %0, %%ds; movl %0, %%es" ::"r"(0));
 	/* Setting a base sets the selector to 0. */
@@ -365,8 +418,8 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 	struct kvm_sregs *sregs = &run->s.regs.sregs;
 	uint64_t dirty = KVM_SYNC_X86_REGS;
 	if (vcpu->tenant != context->tenant) {
-		if (vcpu->pending)
-			complete_pending(vcpu);
+		if ((vcpu->pending || vcpu->stuck) && complete_pending(vcpu) != 0)
+			return -1;
 		drop_selectors();
 		if (context->saved && set_vector(vcpu, context) != 0)
 			return -1;
@@ -385,9 +438,10 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 		if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs) != 0)
 			return -1;
 	}
-	if (sregs->cr3 != context->root || sregs->cs.selector != SELECTOR_USER_CODE || sregs->ss.selector != SELECTOR_USER_DATA ||
-	    sregs->cs.dpl != 3 || sregs->ds.selector || sregs->es.selector || sregs->fs.selector || sregs->gs.selector ||
-	    sregs->fs.base != context->fs_base || sregs->gs.base != context->gs_base) {
+	if (sregs->cr3 != context->root || sregs->cs.selector != SELECTOR_USER_CODE ||
+	    sregs->ss.selector != SELECTOR_USER_DATA || sregs->cs.dpl != 3 || sregs->ds.selector ||
+	    sregs->es.selector || sregs->fs.selector || sregs->gs.selector || sregs->fs.base != context->fs_base ||
+	    sregs->gs.base != context->gs_base) {
 		sregs->cr3 = context->root;
 		set_user_segments(sregs, context->fs_base, context->gs_base);
 		memset(sregs->interrupt_bitmap, 0, sizeof sregs->interrupt_bitmap);
@@ -403,7 +457,8 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 
 static bool has_error_code(unsigned vector)
 {
-	return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30;
+	return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 ||
+	       vector == 30;
 }
 
 /* An exception or a software interrupt stopped in the monitor: takes the compartment's registers from the frame. */
@@ -575,8 +630,8 @@ int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const s
 	const struct dune_machine *machine = vcpu->machine;
 	struct kvm_run *run = vcpu->run;
 	bool kicked = false; /* the kick was for whoever runs next */
-	if (vcpu->pending)
-		complete_pending(vcpu);
+	if ((vcpu->pending || vcpu->stuck) && complete_pending(vcpu) != 0)
+		return dune_fail(EIO, "a virtual CPU cannot be cleaned");
 	while (count) {
 		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
 		memcpy(vcpu->area->edits, edits, some * sizeof *edits);

@@ -16,14 +16,14 @@
 
 /* The processor state of a compartment that is not running. */
 struct dune_context {
-	uint64_t tenant;       /* unique per life: who this is */
-	uint64_t root;         /* page-table root, guest-physical */
-	uint64_t generation;   /* of the root: grows with each edit made by the monitor */
-	struct kvm_regs regs;  /* general registers, RIP, RFLAGS */
+	uint64_t tenant;      /* unique per life: who this is */
+	uint64_t root;        /* page-table root, guest-physical */
+	uint64_t generation;  /* of the root: grows with each edit made by the monitor */
+	struct kvm_regs regs; /* general registers, RIP, RFLAGS */
 	uint64_t fs_base, gs_base;
-	bool saved;            /* vector and events below are to be restored */
+	bool saved; /* vector and events below are to be restored */
 	bool events_saved;
-	void *vector;          /* vector state, machine->vector_size bytes, owned; NULL until first saved */
+	void *vector; /* vector state, machine->vector_size bytes, owned; NULL until first saved */
 	struct kvm_vcpu_events events;
 };
 
@@ -39,9 +39,9 @@ struct dune_exit {
 	enum dune_exit_kind kind;
 	unsigned vector;
 	uint64_t error_code;
-	uint64_t address;    /* CR2, for page faults */
-	bool from_monitor;   /* EXCEPTION: raised by ring 0, a bug of the monitor */
-	unsigned reason;     /* BROKEN: KVM's exit reason, or UINT_MAX if KVM_RUN failed: error */
+	uint64_t address;  /* CR2, for page faults */
+	bool from_monitor; /* EXCEPTION: raised by ring 0, a bug of the monitor */
+	unsigned reason;   /* BROKEN: KVM's exit reason, or UINT_MAX if KVM_RUN failed: error */
 	int error;
 };
 
@@ -51,9 +51,10 @@ struct dune_vcpu {
 	struct kvm_run *run;
 	struct dune_processor_area *area; /* here; in the guest at `area_address` */
 	uint64_t area_address;
-	uint64_t tenant;      /* whose registers the virtual CPU holds; 0: nobody's */
-	uint64_t generation;  /* of the root it has loaded */
-	bool pending;         /* the last exit may have left an operation or event behind (law 5) */
+	uint64_t tenant;     /* whose registers the virtual CPU holds; 0: nobody's */
+	uint64_t generation; /* of the root it has loaded */
+	bool pending;        /* the last exit may have left an operation or event behind (law 5) */
+	bool stuck;          /* it cannot be completed: never used again */
 	pthread_t thread;
 	_Atomic bool running; /* between entering and leaving KVM_RUN */
 	_Atomic bool kicked;  /* a kick that came when it was not running: the next run returns at once */
