@@ -33,13 +33,6 @@ void live_init(void)
 	CU_ASSERT_EQUAL_FATAL(result, 0);
 }
 
-void live_settle(sthread_t st)
-{
-	enum sthread_state state;
-	while (sthread_state(st, &state) == 0 && state == STHREAD_RUNNABLE)
-		CU_ASSERT_EQUAL_FATAL(sthread_step(st), 0);
-}
-
 struct life live_join(sthread_t st)
 {
 	struct life life = { 0 };
@@ -47,6 +40,27 @@ struct life live_join(sthread_t st)
 	if (sthread_join_info(st, &life.value, &life.info) != 0)
 		life.error = errno;
 	return life;
+}
+
+static int settle(sthread_t st)
+{
+	enum sthread_state state;
+
+	do
+		if (sthread_state(st, &state) != 0 || (state == STHREAD_RUNNABLE && sthread_step(st) != 0))
+			return -1;
+	while (state == STHREAD_RUNNABLE);
+	return 0;
+}
+
+int live_create(sthread_t *st, const sc_t *sc, stcb_t body, void *argument)
+{
+	return sthread_create(st, sc, body, argument) == 0 ? settle(*st) : -1;
+}
+
+int live_step(sthread_t st)
+{
+	return sthread_step(st) == 0 ? settle(st) : -1;
 }
 
 struct life live_run(const sc_t *sc, stcb_t body, void *argument)
@@ -71,14 +85,15 @@ struct life live_run_bare(stcb_t body, void *argument)
 
 static const char *how(const struct life *life, char *text, size_t room)
 {
-	static const char *const ends[] = { "returned", "exited", "faulted", "denied", "out of CPU", "killed", "host failure" };
+	static const char *const ends[] = { "returned",   "exited", "faulted",     "denied",
+					    "out of CPU", "killed", "host failure" };
 	const struct sthread_info *info = &life->info;
 
 	if (life->error && life->error != ECANCELED)
 		snprintf(text, room, "create or join failed: %s", strerror(life->error));
 	else if (info->end == STHREAD_FAULTED)
-		snprintf(text, room, "faulted: vector %u, error code %#llx, address %#llx, instruction %#llx", info->vector,
-			 (unsigned long long)info->error_code, (unsigned long long)info->address,
+		snprintf(text, room, "faulted: vector %u, error code %#llx, address %#llx, instruction %#llx",
+			 info->vector, (unsigned long long)info->error_code, (unsigned long long)info->address,
 			 (unsigned long long)info->instruction);
 	else
 		snprintf(text, room, "%s: value %#llx, exit status %d, system call %d", ends[info->end],
@@ -91,7 +106,8 @@ void live_check_returned(const struct life *life, uint64_t value, const char *fi
 	char text[200];
 	bool good = !life->error && life->info.end == STHREAD_RETURNED && (uint64_t)life->value == value;
 
-	live_check(good, file, line, "the body returns %#llx (it %s)", (unsigned long long)value, how(life, text, sizeof(text)));
+	live_check(good, file, line, "the body returns %#llx (it %s)", (unsigned long long)value,
+		   how(life, text, sizeof(text)));
 }
 
 void live_check_fault(const struct life *life, unsigned vector, uint64_t error_code, uint64_t address, const char *file,
@@ -123,7 +139,7 @@ void *body_nothing(void *argument)
 
 void *body_read(void *address)
 {
-	return (void *)(uintptr_t)*(volatile uint8_t *)address;
+	return (void *)(uintptr_t) * (volatile uint8_t *)address;
 }
 
 void *body_write(void *address)
@@ -225,7 +241,8 @@ static void search_frame(struct search *search, uint64_t frame)
 	if (frame == search->last || !page)
 		return;
 	search->last = frame;
-	for (const uint8_t *at = page; (at = memmem(at, page + DUNE_PAGE_SIZE - at, search->needle, search->size)); at++)
+	for (const uint8_t *at = page; (at = memmem(at, page + DUNE_PAGE_SIZE - at, search->needle, search->size));
+	     at++)
 		search->found++;
 }
 
@@ -244,7 +261,8 @@ unsigned live_find(sthread_t st, const void *needle, size_t size)
 	const struct snapshot *snapshot = &supervisor.snapshot;
 
 	for (size_t i = 0; i < snapshot->count; i++)
-		for (uint64_t page = 0; page < (snapshot->regions[i].end - snapshot->regions[i].start) / DUNE_PAGE_SIZE; page++)
+		for (uint64_t page = 0; page < (snapshot->regions[i].end - snapshot->regions[i].start) / DUNE_PAGE_SIZE;
+		     page++)
 			search_frame(&search, snapshot->regions[i].frames[page]);
 	live_walk(st, search_entry, &search);
 	return search.found;

@@ -46,13 +46,16 @@ struct life {
 struct life live_run(const sc_t *sc, stcb_t body, void *argument);
 /* The same with a policy that grants nothing. */
 struct life live_run_bare(stcb_t body, void *argument);
-/* Steps until the sthread has parked or ended: on a busy machine its slice can end at any time. */
-void live_settle(sthread_t st);
+/* sthread_create() and sthread_step(), and more steps until it has ended or is parked: on a slow machine a slice may be
+ * over before. */
+int live_create(sthread_t *st, const sc_t *sc, stcb_t body, void *argument);
+int live_step(sthread_t st);
 /* Joins and tells. */
 struct life live_join(sthread_t st);
 
 /* Failures name the line of the test and what came instead. */
-void live_check(bool good, const char *file, unsigned line, const char *format, ...) __attribute__((format(printf, 4, 5)));
+void live_check(bool good, const char *file, unsigned line, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
 void live_check_returned(const struct life *life, uint64_t value, const char *file, unsigned line);
 void live_check_fault(const struct life *life, unsigned vector, uint64_t error_code, uint64_t address, const char *file,
 		      unsigned line);
@@ -80,27 +83,27 @@ void live_check_end(const struct life *life, enum sthread_end end, const char *f
 		struct life checked = (outcome);                     \
 		live_check_end(&checked, (how), __FILE__, __LINE__); \
 	} while (0)
-#define ASSERT_EQUAL(actual, expected)                                                                              \
-	do {                                                                                                        \
-		long long is = (long long)(actual), should = (long long)(expected);                                 \
-		live_check(is == should, __FILE__, __LINE__, "%s is %lld (%#llx), not %s, %lld", #actual, is, is,   \
-			   #expected, should);                                                                      \
+#define ASSERT_EQUAL(actual, expected)                                                                            \
+	do {                                                                                                      \
+		long long is = (long long)(actual), should = (long long)(expected);                               \
+		live_check(is == should, __FILE__, __LINE__, "%s is %lld (%#llx), not %s, %lld", #actual, is, is, \
+			   #expected, should);                                                                    \
 	} while (0)
 /* A call that fails with this errno.  `failed` is an expression such as f() == -1. */
-#define ASSERT_ERROR(failed, wanted)                                                                               \
-	do {                                                                                                       \
-		errno = 0;                                                                                         \
-		bool refused = (failed);                                                                           \
-		int got = errno;                                                                                   \
-		live_check(refused && got == (wanted), __FILE__, __LINE__, "%s, errno %d, should be %s: %s", #failed, \
-			   got, #wanted, refused ? "another errno" : "it succeeded");                              \
+#define ASSERT_ERROR(failed, wanted)                                                                                 \
+	do {                                                                                                         \
+		errno = 0;                                                                                           \
+		bool refused = (failed);                                                                             \
+		int got = errno;                                                                                     \
+		live_check(refused &&got == (wanted), __FILE__, __LINE__, "%s, errno %d, should be %s: %s", #failed, \
+			   got, #wanted, refused ? "another errno" : "it succeeded");                                \
 	} while (0)
 
 /* Bodies. */
-void *body_nothing(void *argument);     /* returns its argument */
-void *body_read(void *address);         /* returns the byte there */
-void *body_write(void *address);        /* stores one; returns 1 */
-void *body_jump(void *address);         /* calls it; returns 1 */
+void *body_nothing(void *argument); /* returns its argument */
+void *body_read(void *address);     /* returns the byte there */
+void *body_write(void *address);    /* stores one; returns 1 */
+void *body_jump(void *address);     /* calls it; returns 1 */
 void *body_park_then_read(void *address);
 void *body_spin(void *unused);
 

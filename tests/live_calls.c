@@ -14,7 +14,10 @@
 
 #include "live.h"
 
-enum { PAGE = 4096, BOTH = PROT_READ | PROT_WRITE };
+enum {
+	PAGE = 4096,
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 /* What a body is told, in a tag, and what it answers there. */
 struct shared {
@@ -150,7 +153,8 @@ static void *use_memory(void *argument)
 	for (int i = 0; i < 10 * PAGE; i++)
 		REQUIRE(b[i] == 0); /* as new */
 	REQUIRE(mmap(NULL, PAGE, BOTH, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == EPERM);
-	REQUIRE(mmap((void *)0x10000, PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED && errno == EPERM);
+	REQUIRE(mmap((void *)0x10000, PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED &&
+		errno == EPERM);
 	a = mmap((void *)0x500000000000, PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	REQUIRE(a != MAP_FAILED && a != (uint8_t *)0x500000000000); /* hints are ignored */
 	file = mmap(NULL, 2 * PAGE, BOTH, MAP_PRIVATE, shared->fds[0], 0);
@@ -228,7 +232,8 @@ static void time_and_identity(void)
 
 			if (j == 1)
 				continue;
-			live_check(difference >= 0 && difference <= 5, __FILE__, __LINE__, "clock %d is right (%ld)", j, (long)difference);
+			live_check(difference >= 0 && difference <= 5, __FILE__, __LINE__, "clock %d is right (%ld)", j,
+				   (long)difference);
 		}
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		CU_ASSERT(now.tv_sec - shared->numbers[1] <= 5 && now.tv_sec >= shared->numbers[1]);

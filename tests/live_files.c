@@ -15,7 +15,10 @@
 
 #include "live.h"
 
-enum { PAGE = 4096, BOTH = PROT_READ | PROT_WRITE };
+enum {
+	PAGE = 4096,
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 /* What a body is told, in a tag, and what it answers there. */
 struct shared {
@@ -176,17 +179,17 @@ static void numbers_are_not_objects(void)
 	ASSERT_EQUAL(write(other[1], "XYZ", 3), 3);
 	shared->fds[0] = granted[0];
 	sc_fd_add(&sc, granted[0], PROT_READ);
-	ASSERT_EQUAL(sthread_create(&st, &sc, read_twice, shared), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, read_twice, shared), 0);
 	/* Under the parked sthread the number is closed and names something else. */
 	close(granted[0]);
 	reused = dup2(other[0], granted[0]);
 	ASSERT_EQUAL(reused, granted[0]);
 	sc_destroy(&sc);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	ASSERT_EQUAL(sthread_state(st, &state), 0);
 	ASSERT_EQUAL(state, STHREAD_PARKED);
 	ASSERT_EQUAL(write(granted[1], "a", 1), 1);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	ASSERT_EQUAL(shared->text[0], 'a');
 	ASSERT_EQUAL(write(granted[1], "b", 1), 1);
 	ASSERT_RETURNED(live_join(st), 1);
@@ -310,10 +313,25 @@ static void paths(void)
 	ASSERT_NO_OPEN("nothing", O_RDONLY, ENOENT);
 	ASSERT_NO_OPEN("", O_RDONLY, ENOENT);
 	ASSERT_NO_OPEN("file/", O_RDONLY, ENOTDIR);
-	static const char *const ways_out[] = { "..",	       "../secret",	    "below/../../secret", "up",		       "absolute",
-						"parent/secret", "parent",	    "magic",		  "/etc/passwd",       "/",
-						"//etc/passwd",	 "/proc/self/mem", "/proc/self/maps",	  "/dev/null",	       "/dev/kvm",
-						"/tmp",		 "/sys/kernel",	    "../granted-not/file", "/proc/self/fd/0" };
+	static const char *const ways_out[] = { "..",
+						"../secret",
+						"below/../../secret",
+						"up",
+						"absolute",
+						"parent/secret",
+						"parent",
+						"magic",
+						"/etc/passwd",
+						"/",
+						"//etc/passwd",
+						"/proc/self/mem",
+						"/proc/self/maps",
+						"/dev/null",
+						"/dev/kvm",
+						"/tmp",
+						"/sys/kernel",
+						"../granted-not/file",
+						"/proc/self/fd/0" };
 
 	for (size_t i = 0; i < sizeof(ways_out) / sizeof(*ways_out); i++)
 		ASSERT_NO_OPEN(ways_out[i], O_RDONLY, EACCES);
@@ -373,7 +391,8 @@ static void special_files(void)
 		for (int absolutely = 0; absolutely < 2; absolutely++) {
 			long answer = try_open(shared, &sc, absolutely ? absolute[i] : names[i], O_RDONLY);
 
-			live_check(answer == -EACCES || answer == -ENOENT, __FILE__, __LINE__, "%s: %ld", absolute[i], answer);
+			live_check(answer == -EACCES || answer == -ENOENT, __FILE__, __LINE__, "%s: %ld", absolute[i],
+				   answer);
 		}
 		sc_destroy(&sc);
 		close(directory);
@@ -422,7 +441,8 @@ static void many_open_files(void)
 static const struct harness_test tests[] = {
 	{ "a granted file is read, written, sought and closed", files, HARNESS_FORK },
 	{ "a descriptor has the rights it was granted with", rights, HARNESS_FORK },
-	{ "closing and reusing a descriptor's number in the process changes nothing", numbers_are_not_objects, HARNESS_FORK },
+	{ "closing and reusing a descriptor's number in the process changes nothing", numbers_are_not_objects,
+	  HARNESS_FORK },
 	{ "paths lead nowhere but beneath the granted directory", paths, HARNESS_FORK },
 	{ "proc, sysfs and devices cannot be opened", special_files, HARNESS_FORK },
 	{ "open files are limited, and closed at the end", many_open_files, HARNESS_FORK },

@@ -13,7 +13,9 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { BOTH = PROT_READ | PROT_WRITE };
+enum {
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 /* What callers and gates are told; lies in a tag that they are granted. */
 struct shared {
@@ -40,6 +42,12 @@ static void *call_once(void *argument)
 	if (cgate_call(shared->gate, (void *)3, &result) != 0)
 		return (void *)(intptr_t)-errno;
 	return result;
+}
+
+static void *park_and_call(void *argument)
+{
+	sthread_park();
+	return call_once(argument);
 }
 
 static void *call_three_times(void *argument)
@@ -107,6 +115,7 @@ static void rights_to_call(void)
 
 	cgate_t granted = cgate_create(count, &none, NULL), other = cgate_create(count, &none, NULL);
 	struct life life;
+	sthread_t st[2];
 
 	sc_cgate_add(&sc, granted);
 	shared->gate = other;
@@ -119,11 +128,16 @@ static void rights_to_call(void)
 	}
 	shared->gate = granted;
 	ASSERT_RETURNED(live_run(&sc, call_once, shared), 3001); /* the control */
+	/* Under an sthread that may call it, it goes away; its successor in the same place is another one. */
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQUAL(live_create(&st[i], &sc, park_and_call, shared), 0);
 	ASSERT_EQUAL(cgate_destroy(granted), 0);
-	/* A policy made earlier still names it: it is gone, and its successor in the same place is another one. */
-	ASSERT_RETURNED(live_run(&sc, call_once, shared), -EBADF);
+	ASSERT_EQUAL(live_step(st[0]), 0);
+	ASSERT_RETURNED(live_join(st[0]), -EBADF);
 	CU_ASSERT(cgate_create(count, &none, NULL) != granted);
-	ASSERT_RETURNED(live_run(&sc, call_once, shared), -EBADF);
+	ASSERT_EQUAL(live_step(st[1]), 0);
+	ASSERT_RETURNED(live_join(st[1]), -EBADF);
+	ASSERT_EQUAL(live_run(&sc, call_once, shared).error, EBADF); /* the policy names what is gone */
 	ASSERT_ERROR(cgate_call(granted, NULL, NULL) == -1, EBADF);
 	ASSERT_ERROR(cgate_destroy(granted) == -1, EBADF);
 	ASSERT_ERROR(sc_cgate_add(&sc, granted) == -1, EBADF);
@@ -134,7 +148,7 @@ static void rights_to_call(void)
 static void *read_secret(void *argument, void *trusted)
 {
 	(void)argument;
-	return (void *)(uintptr_t)*(volatile uint8_t *)trusted;
+	return (void *)(uintptr_t) * (volatile uint8_t *)trusted;
 }
 
 static void *write_through(void *argument, void *trusted)
@@ -158,7 +172,8 @@ static void memory_of_gates(void)
 	sc_init(&with_secret);
 	sc_mem_add(&with_secret, secret_tag, PROT_READ);
 
-	cgate_t gate = cgate_create(read_secret, &with_secret, secret), pokes = cgate_create(write_through, &with_secret, NULL);
+	cgate_t gate = cgate_create(read_secret, &with_secret, secret),
+		pokes = cgate_create(write_through, &with_secret, NULL);
 
 	sc_cgate_add(&sc, gate);
 	sc_cgate_add(&sc, pokes);
@@ -239,7 +254,9 @@ static void *call_first(void *argument)
 
 static void nesting(void)
 {
-	enum { LEVELS = CGATE_DEPTH_MAX + 2 };
+	enum {
+		LEVELS = CGATE_DEPTH_MAX + 2
+	};
 	sc_t sc, policies[LEVELS];
 	void *result;
 
@@ -257,7 +274,8 @@ static void nesting(void)
 	for (shared->depth = 1; shared->depth <= LEVELS; shared->depth++) {
 		bool fits = shared->depth <= CGATE_DEPTH_MAX;
 
-		ASSERT_RETURNED(live_run(&sc, call_first, shared), fits ? shared->depth : 1000 * CGATE_DEPTH_MAX + ELOOP);
+		ASSERT_RETURNED(live_run(&sc, call_first, shared),
+				fits ? shared->depth : 1000 * CGATE_DEPTH_MAX + ELOOP);
 		ASSERT_EQUAL(cgate_call(shared->gates[0], (void *)1, &result), 0);
 		ASSERT_EQUAL(result, fits ? shared->depth : 1000 * CGATE_DEPTH_MAX + ELOOP);
 	}
@@ -346,7 +364,8 @@ static void ends_of_gates(void)
 		ASSERT_EQUAL(shared->error, ECANCELED);
 		ASSERT_ERROR(cgate_call(shared->gate, (void *)how, &result) == -1, ECANCELED);
 		began = live_seconds() - began;
-		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "way %lu ends within a second (%f)", how, began);
+		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "way %lu ends within a second (%f)",
+			   how, began);
 	}
 }
 

@@ -85,6 +85,7 @@ mark=$(openssl rand -hex 16)
 export ATTACK_NEEDLES=needles
 
 start() { # OPTION...
+	: >out # the last server's words are not this one's
 	"$httpd" --listen 127.0.0.1:0 --cert cert.pem --key key.pem --docroot www --log log --isolation "$mode" "$@" >out 2>err &
 	pid=$!
 	port=

@@ -13,7 +13,11 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { PAGE = 4096, MIB = 1 << 20, BOTH = PROT_READ | PROT_WRITE };
+enum {
+	PAGE = 4096,
+	MIB = 1 << 20,
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 /* What bodies are told, in a tag. */
 struct shared {
@@ -41,7 +45,6 @@ static long call(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
 	__asm__ volatile("syscall" : "+a"(answer) : "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
 	return answer;
 }
-
 
 /* ---- time -------------------------------------------------------------------------------------------------------- */
 
@@ -83,8 +86,8 @@ static void budget(void)
 
 		ASSERT_END(live_run(&sc, bodies[i], NULL), STHREAD_OUT_OF_CPU);
 		began = live_seconds() - began;
-		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "a budget of 60 ms is spent within a second (%f)",
-			   began);
+		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__,
+			   "a budget of 60 ms is spent within a second (%f)", began);
 	}
 	ASSERT_RETURNED(live_run(&sc, body_nothing, (void *)3), 3);
 }
@@ -103,8 +106,8 @@ static void slice(void)
 		sc_init(&sc);
 		ASSERT_EQUAL(sthread_create(&st, &sc, bodies[i], NULL), 0);
 		began = live_seconds() - began;
-		live_check(began < 0.5 * harness_time_scale(), __FILE__, __LINE__, "body %d: sthread_create() ends with the slice (%f s)",
-			   i, began);
+		live_check(began < 0.5 * harness_time_scale(), __FILE__, __LINE__,
+			   "body %d: sthread_create() ends with the slice (%f s)", i, began);
 		ASSERT_EQUAL(sthread_state(st, &state), 0);
 		ASSERT_EQUAL(state, STHREAD_RUNNABLE);
 		ASSERT_EQUAL(sthread_kill(st), 0);
@@ -134,12 +137,13 @@ static void slow_calls(void)
 	began = live_seconds();
 	ASSERT_EQUAL(sthread_create(&st, &sc, grow_and_shrink_for_ever, shared), 0);
 	began = live_seconds() - began;
-	live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "sthread_create() ends with the slice (%f s)", began);
+	live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__,
+		   "sthread_create() ends with the slice (%f s)", began);
 	began = live_seconds();
 	ASSERT_END(live_join(st), STHREAD_OUT_OF_CPU);
 	began = live_seconds() - began;
-	live_check(began < 3.0 * harness_time_scale(), __FILE__, __LINE__, "a budget of 300 ms ends it (%f s, %lu rounds)", began,
-		   shared->count);
+	live_check(began < 3.0 * harness_time_scale(), __FILE__, __LINE__,
+		   "a budget of 300 ms ends it (%f s, %lu rounds)", began, shared->count);
 	sc_destroy(&sc);
 }
 
@@ -229,16 +233,18 @@ static void quota(void)
 		struct life life = live_run(&sc, bodies[i], shared);
 
 		/* It is told by mmap() or malloc(), or it ends. */
-		live_check((!life.error && life.value == (void *)1) || life.info.end == STHREAD_FAULTED, __FILE__, __LINE__,
-			   "body %d is stopped (end %d)", i, (int)life.info.end);
-		live_check(shared->count <= 16 * MIB / PAGE, __FILE__, __LINE__, "body %d touched %lu pages", i, shared->count);
+		live_check((!life.error && life.value == (void *)1) || life.info.end == STHREAD_FAULTED, __FILE__,
+			   __LINE__, "body %d is stopped (end %d)", i, (int)life.info.end);
+		live_check(shared->count <= 16 * MIB / PAGE, __FILE__, __LINE__, "body %d touched %lu pages", i,
+			   shared->count);
 		tables = supervisor.machine->tables.used - tables;
 		live_check(shared->count + tables / PAGE <= 16 * MIB / PAGE + 1000, __FILE__, __LINE__,
-			   "body %d: %lu pages and %zu page tables are within 16 MiB and the tables of an empty space", i,
-			   shared->count, tables / PAGE);
+			   "body %d: %lu pages and %zu page tables are within 16 MiB and the tables of an empty space",
+			   i, shared->count, tables / PAGE);
 		ASSERT_EQUAL(sthread_statistics(&after), 0);
 		live_check(after.frames_used <= before.frames_used + 1100, __FILE__, __LINE__,
-			   "body %d: growth is given back (%ld pages)", i, (long)(after.frames_used - before.frames_used));
+			   "body %d: growth is given back (%ld pages)", i,
+			   (long)(after.frames_used - before.frames_used));
 		ASSERT_RETURNED(live_run(&sc, body_nothing, (void *)3), 3);
 	}
 }
@@ -330,10 +336,27 @@ static void *make_threads(void *unused)
 
 static void *call_others(void *unused)
 {
-	static const long calls[] = { SYS_socket, SYS_connect,	SYS_ptrace,  SYS_kill,	 SYS_tgkill,	      SYS_unlink,
-				      SYS_rename, SYS_chmod,	SYS_mount,   SYS_setuid, SYS_prctl,	      SYS_arch_prctl,
-				      SYS_dup,	  SYS_pipe2,	SYS_sendmsg, SYS_bpf,	 SYS_process_vm_readv, SYS_io_uring_setup,
-				      SYS_memfd_create, SYS_rt_sigaction, SYS_seccomp };
+	static const long calls[] = { SYS_socket,
+				      SYS_connect,
+				      SYS_ptrace,
+				      SYS_kill,
+				      SYS_tgkill,
+				      SYS_unlink,
+				      SYS_rename,
+				      SYS_chmod,
+				      SYS_mount,
+				      SYS_setuid,
+				      SYS_prctl,
+				      SYS_arch_prctl,
+				      SYS_dup,
+				      SYS_pipe2,
+				      SYS_sendmsg,
+				      SYS_bpf,
+				      SYS_process_vm_readv,
+				      SYS_io_uring_setup,
+				      SYS_memfd_create,
+				      SYS_rt_sigaction,
+				      SYS_seccomp };
 
 	(void)unused;
 	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
@@ -381,8 +404,8 @@ static void kill_on_denial(void)
 	for (size_t i = 0; i < sizeof(denied) / sizeof(*denied); i++) {
 		life = live_run(&sc, call_number, (void *)denied[i]);
 		ASSERT_END(life, STHREAD_RETURNED);
-		live_check((long)life.value == -EPERM || (long)life.value == -ENOSYS, __FILE__, __LINE__, "call %ld answers %ld",
-			   denied[i], (long)life.value);
+		live_check((long)life.value == -EPERM || (long)life.value == -ENOSYS, __FILE__, __LINE__,
+			   "call %ld answers %ld", denied[i], (long)life.value);
 		ASSERT_EQUAL(life.info.calls_denied, 1);
 		ASSERT_EQUAL(life.info.system_call, (int)denied[i]);
 	}
@@ -404,7 +427,8 @@ static const struct harness_test tests[] = {
 	{ "the memory quota holds for mappings, heap and page tables", quota, HARNESS_FORK },
 	{ "a quota does not depend on earlier lives", quota_after_a_large_life, HARNESS_FORK },
 	{ "exit() and abort() end the sthread only", exits, HARNESS_FORK },
-	{ "an sthread makes no thread and no process, nor anything it was not given", threads_and_processes, HARNESS_FORK },
+	{ "an sthread makes no thread and no process, nor anything it was not given", threads_and_processes,
+	  HARNESS_FORK },
 	{ "SC_KILL ends the sthread at the first denied call", kill_on_denial, HARNESS_FORK },
 };
 

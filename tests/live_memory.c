@@ -13,7 +13,10 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { PAGE = 4096, MIB = 1 << 20 };
+enum {
+	PAGE = 4096,
+	MIB = 1 << 20
+};
 
 static volatile uint8_t global_array[8 * PAGE] __attribute__((aligned(4096))) = { 0xc3, 1 };
 static const uint8_t constant_array[2 * PAGE] __attribute__((aligned(4096))) = { 0xc3, 7 };
@@ -53,7 +56,8 @@ static void heap_after_init(void)
 	/* The heap may have shrunk since: below its old end there is the picture of it. */
 	uint8_t *inside = sbrk(4 * MIB) + 16, *grown = sbrk(0) - PAGE;
 
-	CU_ASSERT_FATAL((uint64_t)inside < supervisor.snapshot.heap_end + MIB && (uint64_t)grown > supervisor.snapshot.heap_end);
+	CU_ASSERT_FATAL((uint64_t)inside < supervisor.snapshot.heap_end + MIB &&
+			(uint64_t)grown > supervisor.snapshot.heap_end);
 	*inside = *grown = 0x66;
 	if ((uint64_t)inside < supervisor.snapshot.heap_end)
 		ASSERT_RETURNED(live_run_bare(body_read, inside), 0);
@@ -102,10 +106,11 @@ static void low_addresses(void)
 {
 	static const uint64_t addresses[] = { 0, 8, 0xfff, 0x1000, 0x8000, 0xffff };
 	uint8_t *lowest = (uint8_t *)0x10000;
-	bool mapped = mmap(lowest, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == lowest;
+	bool mapped =
+		mmap(lowest, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == lowest;
 	/* Where the system lets this process have pages down there, they are not shown either. */
-	bool below = mmap((void *)PAGE, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-			  0) == (void *)PAGE;
+	bool below = mmap((void *)PAGE, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (void *)PAGE;
 
 	if (mapped)
 		*lowest = 0x31;
@@ -142,10 +147,13 @@ static void high_addresses(void)
 static void text_and_constants(void)
 {
 	live_init();
-	ASSERT_PAGE_FAULT(live_run_bare(body_write, (void *)(uintptr_t)body_nothing), WRITE_DENIED, (uintptr_t)body_nothing);
+	ASSERT_PAGE_FAULT(live_run_bare(body_write, (void *)(uintptr_t)body_nothing), WRITE_DENIED,
+			  (uintptr_t)body_nothing);
 	ASSERT_PAGE_FAULT(live_run_bare(body_write, (void *)(uintptr_t)memcpy), WRITE_DENIED, (uintptr_t)memcpy);
-	ASSERT_RETURNED(live_run_bare(body_read, (void *)(uintptr_t)body_nothing), *(const uint8_t *)(uintptr_t)body_nothing);
-	ASSERT_PAGE_FAULT(live_run_bare(body_write, (void *)&constant_array[PAGE]), WRITE_DENIED, &constant_array[PAGE]);
+	ASSERT_RETURNED(live_run_bare(body_read, (void *)(uintptr_t)body_nothing),
+			*(const uint8_t *)(uintptr_t)body_nothing);
+	ASSERT_PAGE_FAULT(live_run_bare(body_write, (void *)&constant_array[PAGE]), WRITE_DENIED,
+			  &constant_array[PAGE]);
 	ASSERT_RETURNED(live_run_bare(body_read, (void *)&constant_array[1]), 7);
 	ASSERT_RETURNED(live_run_bare(body_write, (void *)&global_array[1]), 1);
 	ASSERT_EQUAL(global_array[1], 1);
@@ -215,9 +223,14 @@ static void data_is_not_code(void)
 
 static void monitor_pages(void)
 {
-	static const uint64_t supervisor_only[] = { WINDOW_MONITOR, WINDOW_DESCRIPTORS, WINDOW_DESCRIPTORS + 0x1000,
-						    WINDOW_PROCESSORS, WINDOW_PROCESSORS + 0x1000, WINDOW_PROCESSORS + 0x2000,
-						    WINDOW_PROCESSORS + 0x3000, WINDOW_LIFE_MONITOR };
+	static const uint64_t supervisor_only[] = { WINDOW_MONITOR,
+						    WINDOW_DESCRIPTORS,
+						    WINDOW_DESCRIPTORS + 0x1000,
+						    WINDOW_PROCESSORS,
+						    WINDOW_PROCESSORS + 0x1000,
+						    WINDOW_PROCESSORS + 0x2000,
+						    WINDOW_PROCESSORS + 0x3000,
+						    WINDOW_LIFE_MONITOR };
 	static const uint64_t read_only[] = { WINDOW_TRAMPOLINE, WINDOW_CLEAN_STATE, WINDOW_LIFE };
 
 	live_init();
@@ -259,8 +272,10 @@ static void count_frame(uint64_t address, uint64_t entry, void *argument)
 	frames->tables += frame - machine->table_arena.physical < machine->table_arena.size;
 	frames->users += (entry & DUNE_PTE_USER) != 0;
 	frames->supervisors += !(entry & DUNE_PTE_USER);
-	frames->writable_and_executable += entry & DUNE_PTE_WRITE && entry & DUNE_PTE_USER && !(entry & DUNE_PTE_NO_EXECUTE);
-	if (entry & DUNE_PTE_USER && entry & DUNE_PTE_WRITE && frame - machine->frames.physical < machine->frames.size) {
+	frames->writable_and_executable +=
+		entry & DUNE_PTE_WRITE && entry & DUNE_PTE_USER && !(entry & DUNE_PTE_NO_EXECUTE);
+	if (entry & DUNE_PTE_USER && entry & DUNE_PTE_WRITE &&
+	    frame - machine->frames.physical < machine->frames.size) {
 		bool *seen = &frames->seen[(frame - machine->frames.physical) / PAGE];
 
 		frames->shared += *seen;
@@ -290,16 +305,16 @@ static void tables_and_neighbours(void)
 	frames.seen = calloc(supervisor.machine->frames.size / PAGE, sizeof(bool));
 	sc_init(&sc);
 	for (int i = 0; i < 4; i++)
-		ASSERT_EQUAL(sthread_create(&st[i], &sc, write_everywhere_and_park, NULL), 0);
+		ASSERT_EQUAL(live_create(&st[i], &sc, write_everywhere_and_park, NULL), 0);
 	for (int i = 0; i < 4; i++)
 		live_walk(st[i], count_frame, &frames);
 	ASSERT_EQUAL(frames.tables, 0);
 	ASSERT_EQUAL(frames.writable_and_executable, 0);
 	ASSERT_EQUAL(frames.shared, 0);
-	CU_ASSERT(frames.users > 1000);     /* the walk finds something, */
+	CU_ASSERT(frames.users > 1000);         /* the walk finds something, */
 	CU_ASSERT(frames.supervisors >= 4 * 8); /* the monitor too, */
 	live_walk(st[0], count_frame, &frames);
-	CU_ASSERT(frames.shared > 8);           /* and would notice a writable frame that two have */
+	CU_ASSERT(frames.shared > 8); /* and would notice a writable frame that two have */
 	for (int i = 0; i < 4; i++)
 		ASSERT_EQUAL(sthread_kill(st[i]), 0);
 	for (int i = 0; i < 4; i++)
@@ -328,12 +343,12 @@ static void anothers_private_pages(void)
 	sc_t sc;
 
 	sc_init(&sc);
-	ASSERT_EQUAL(sthread_create(&st, &sc, map_and_park, NULL), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, map_and_park, NULL), 0);
 	ASSERT_PAGE_FAULT(live_run_bare(body_read, (void *)arena), READ_ABSENT, arena);
 	ASSERT_PAGE_FAULT(live_run_bare(body_write, (void *)arena), WRITE_ABSENT, arena);
 	ASSERT_RETURNED(live_run_bare(body_read, (void *)&global_array[100]), 0);
 	ASSERT_RETURNED(live_run_bare(body_write, (void *)&global_array[100]), 1);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	ASSERT_RETURNED(live_join(st), 1);
 }
 
@@ -388,8 +403,8 @@ static const struct harness_test tests[] = {
 	{ "text and constants are read-only", text_and_constants, HARNESS_FORK },
 	{ "data, heap, stack, tags and mapped memory are not executable", data_is_not_code, HARNESS_FORK },
 	{ "the monitor's pages are out of reach, the trampoline's are read-only", monitor_pages, HARNESS_FORK },
-	{ "no page table is mapped, no page is writable and executable, no writable page is shared", tables_and_neighbours,
-	  HARNESS_FORK },
+	{ "no page table is mapped, no page is writable and executable, no writable page is shared",
+	  tables_and_neighbours, HARNESS_FORK },
 	{ "an sthread does not see the private pages of another", anothers_private_pages, HARNESS_FORK },
 	{ "sthreads on two host threads do not see each other's writes", two_host_threads, HARNESS_FORK },
 };

@@ -8,7 +8,9 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { BOTH = PROT_READ | PROT_WRITE };
+enum {
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 /* What callers are told; lies in a tag that they are granted. */
 struct shared {
@@ -100,7 +102,8 @@ static void *use_messages(void *argument)
 	if (cgate_call_buf(gate, message, 100, answer, &length) != 0 || length != 10 || answer[10])
 		return (void *)__LINE__;
 	length = 10;
-	if (cgate_call_buf(gate, message, CGATE_BUFFER_MAX + 1, answer, &length) != -1 || errno != EMSGSIZE || length != 10)
+	if (cgate_call_buf(gate, message, CGATE_BUFFER_MAX + 1, answer, &length) != -1 || errno != EMSGSIZE ||
+	    length != 10)
 		return (void *)__LINE__;
 	length = CGATE_BUFFER_MAX + 1;
 	if (cgate_call_buf(gate, message, 10, answer, &length) != -1 || errno != EMSGSIZE)
@@ -138,7 +141,12 @@ static void messages(void)
 static void *bad_pointers(void *argument)
 {
 	struct shared *shared = argument;
-	const uint64_t pointers[] = { 8, 0x20000, 0x7ffffffff000, 0x800000000000, 0xffff888000000000, shared->length /* the monitor */,
+	const uint64_t pointers[] = { 8,
+				      0x20000,
+				      0x7ffffffff000,
+				      0x800000000000,
+				      0xffff888000000000,
+				      shared->length /* the monitor */,
 				      (uint64_t)shared->secret };
 	size_t length;
 
@@ -159,7 +167,8 @@ static void *bad_pointers(void *argument)
 	/* What it may read but not write is good for input only. */
 	if (cgate_call_buf(shared->gate, (void *)(uintptr_t)bad_pointers, 10, answer, &length) != 0)
 		return (void *)500;
-	if (cgate_call_buf(shared->gate, message, 10, (void *)(uintptr_t)bad_pointers, &length) != -1 || errno != EFAULT)
+	if (cgate_call_buf(shared->gate, message, 10, (void *)(uintptr_t)bad_pointers, &length) != -1 ||
+	    errno != EFAULT)
 		return (void *)501;
 	if (cgate_call(shared->plain, NULL, (void **)(uintptr_t)bad_pointers) != -1 || errno != EFAULT)
 		return (void *)502;
@@ -204,8 +213,8 @@ static void lies_of_gates(void)
 		cgate_fn entry;
 		uintptr_t trusted;
 		int error;
-	} gates[] = { { claim_more, 0, 0 },	      { claim_more, 1, EPROTO },       { claim_more, SIZE_MAX / 2, EPROTO },
-		      { refuse, EACCES, EACCES },     { refuse, 4096, EPROTO },	       { refuse, UINTPTR_MAX, EPROTO },
+	} gates[] = { { claim_more, 0, 0 },          { claim_more, 1, EPROTO }, { claim_more, SIZE_MAX / 2, EPROTO },
+		      { refuse, EACCES, EACCES },    { refuse, 4096, EPROTO },  { refuse, UINTPTR_MAX, EPROTO },
 		      { change_pointers, 0x1234, 0 } };
 	sc_t sc, none;
 

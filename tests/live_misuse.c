@@ -14,7 +14,9 @@
 
 #include "live.h"
 
-enum { BOTH = PROT_READ | PROT_WRITE };
+enum {
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 static void *gate_entry(void *argument, void *trusted)
 {
@@ -24,10 +26,10 @@ static void *gate_entry(void *argument, void *trusted)
 
 /* What must be refused before sthread_init(), inside an sthread, and in the child of a fork.  Returns 0, or the line of
  * the first call that was not refused with EPERM. */
-#define DENIED(call)                                  \
-	do {                                          \
-		errno = 0;                            \
-		if (!(call) || errno != EPERM)        \
+#define DENIED(call)                                   \
+	do {                                           \
+		errno = 0;                             \
+		if (!(call) || errno != EPERM)         \
 			return (void *)(long)__LINE__; \
 	} while (0)
 
@@ -384,7 +386,8 @@ static const struct harness_test tests[] = {
 	{ "before sthread_init() everything is EPERM", before_init, HARNESS_FORK },
 	{ "inside an sthread everything is EPERM", inside, HARNESS_FORK },
 	{ "a second sthread_init() changes nothing", init_twice, HARNESS_FORK },
-	{ "sthread_init() with threads running is EBUSY, and works when they have ended", init_with_threads, HARNESS_FORK },
+	{ "sthread_init() with threads running is EBUSY, and works when they have ended", init_with_threads,
+	  HARNESS_FORK },
 	{ "stale and invented handles are EBADF", bad_handles, HARNESS_FORK },
 	{ "NULL and garbage are EINVAL", bad_pointers, HARNESS_FORK },
 	{ "grants that cannot be made are refused, and the policy with them", bad_grants, HARNESS_FORK },

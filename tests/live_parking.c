@@ -13,11 +13,13 @@
 
 #include "live.h"
 
-enum { BOTH = PROT_READ | PROT_WRITE };
+enum {
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 static enum sthread_state state_of(sthread_t st)
 {
-	enum sthread_state state = (enum sthread_state)-1;
+	enum sthread_state state = (enum sthread_state) - 1;
 
 	ASSERT_EQUAL(sthread_state(st, &state), 0);
 	return state;
@@ -45,7 +47,7 @@ static void park_and_step(void)
 
 	live_init();
 	sc_init(&sc);
-	ASSERT_EQUAL(sthread_create(&st, &sc, park_often, (void *)10), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, park_often, (void *)10), 0);
 	for (int i = 0; i < 10; i++) {
 		ASSERT_EQUAL(state_of(st), STHREAD_PARKED);
 		ASSERT_EQUAL(sthread_wait_fd(st, &fd, &events), 0);
@@ -53,11 +55,11 @@ static void park_and_step(void)
 		ASSERT_ERROR(sthread_join(st, NULL) == -1, EDEADLK);
 		ASSERT_EQUAL(sthread_get_info(st, &info), 0);
 		ASSERT_EQUAL(info.parks, i + 1);
-		ASSERT_EQUAL(sthread_step(st), 0);
+		ASSERT_EQUAL(live_step(st), 0);
 	}
 	ASSERT_EQUAL(state_of(st), STHREAD_ENDED);
 	ASSERT_ERROR(sthread_wait_fd(st, &fd, &events) == -1, EAGAIN);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	ASSERT_RETURNED(live_join(st), 11);
 	ASSERT_ERROR(sthread_park() == -1, EPERM);
 }
@@ -77,7 +79,9 @@ static void *echo(void *fd)
 
 static void event_loop(void)
 {
-	enum { COUNT = 20 };
+	enum {
+		COUNT = 20
+	};
 	sthread_t st[COUNT];
 	int mine[COUNT], theirs[COUNT];
 	sc_t sc;
@@ -91,7 +95,7 @@ static void event_loop(void)
 		theirs[i] = pair[1];
 		sc_init(&sc);
 		sc_fd_add(&sc, theirs[i], BOTH);
-		ASSERT_EQUAL(sthread_create(&st[i], &sc, echo, (void *)(intptr_t)theirs[i]), 0);
+		ASSERT_EQUAL(live_create(&st[i], &sc, echo, (void *)(intptr_t)theirs[i]), 0);
 		sc_destroy(&sc);
 		ASSERT_EQUAL(state_of(st[i]), STHREAD_PARKED);
 	}
@@ -108,7 +112,7 @@ static void event_loop(void)
 			ASSERT_EQUAL(poll(&ready, 1, 0), 0);
 			ASSERT_EQUAL(write(mine[which], "hello", 5), 5);
 			ASSERT_EQUAL(poll(&ready, 1, 1000), 1);
-			ASSERT_EQUAL(sthread_step(st[which]), 0);
+			ASSERT_EQUAL(live_step(st[which]), 0);
 			ASSERT_EQUAL(recv(mine[which], text, sizeof(text), MSG_DONTWAIT), 5);
 			CU_ASSERT_STRING_EQUAL(text, "hello");
 			ASSERT_EQUAL(fcntl(theirs[which], F_GETFL) & O_NONBLOCK, 0); /* it never was */
@@ -144,7 +148,7 @@ static void full_pipe(void)
 	ASSERT_EQUAL(pipe(ends), 0);
 	sc_init(&sc);
 	sc_fd_add(&sc, ends[1], PROT_WRITE);
-	ASSERT_EQUAL(sthread_create(&st, &sc, write_much, (void *)(intptr_t)ends[1]), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, write_much, (void *)(intptr_t)ends[1]), 0);
 	sc_destroy(&sc);
 	while (state_of(st) == STHREAD_PARKED && steps++ < 10000) {
 		char buffer[30000];
@@ -154,7 +158,7 @@ static void full_pipe(void)
 		ASSERT_EQUAL(sthread_wait_fd(st, &fd, &events), 0);
 		ASSERT_EQUAL(events, POLLOUT);
 		CU_ASSERT(read(ends[0], buffer, sizeof(buffer)) > 0);
-		ASSERT_EQUAL(sthread_step(st), 0);
+		ASSERT_EQUAL(live_step(st), 0);
 	}
 	CU_ASSERT(steps > 10);
 	ASSERT_RETURNED(live_join(st), 1);
@@ -182,7 +186,7 @@ static void join_waits(void)
 	ASSERT_EQUAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 	sc_init(&sc);
 	sc_fd_add(&sc, pair[1], BOTH);
-	ASSERT_EQUAL(sthread_create(&st, &sc, echo, (void *)(intptr_t)pair[1]), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, echo, (void *)(intptr_t)pair[1]), 0);
 	pthread_create(&thread, NULL, feed, (void *)(intptr_t)pair[0]);
 	ASSERT_RETURNED(live_join(st), 10);
 	pthread_join(thread, NULL);
@@ -205,21 +209,21 @@ static void nobody_waits(void)
 	sc_init(&sc);
 	sc_fd_add(&sc, stall[1], BOTH);
 	began = live_seconds();
-	ASSERT_EQUAL(sthread_create(&stalled, &sc, echo, (void *)(intptr_t)stall[1]), 0);
+	ASSERT_EQUAL(live_create(&stalled, &sc, echo, (void *)(intptr_t)stall[1]), 0);
 	sc_destroy(&sc);
 	ASSERT_EQUAL(sthread_create(&spinning, &sc, body_spin, NULL), 0);
 	ASSERT_EQUAL(state_of(spinning), STHREAD_RUNNABLE);
 	sc_fd_add(&sc, serve[1], BOTH);
-	ASSERT_EQUAL(sthread_create(&third, &sc, echo, (void *)(intptr_t)serve[1]), 0);
+	ASSERT_EQUAL(live_create(&third, &sc, echo, (void *)(intptr_t)serve[1]), 0);
 	for (int i = 0; i < 5; i++) {
 		ASSERT_EQUAL(write(serve[0], "request", 7), 7);
 		ASSERT_EQUAL(sthread_step(spinning), 0);
-		ASSERT_EQUAL(sthread_step(third), 0);
-		live_settle(third);
+		ASSERT_EQUAL(live_step(third), 0);
 		ASSERT_EQUAL(recv(serve[0], text, 7, MSG_DONTWAIT), 7);
 	}
 	began = live_seconds() - began;
-	live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "the third one is served within a second (%f)", began);
+	live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__,
+		   "the third one is served within a second (%f)", began);
 	ASSERT_EQUAL(state_of(stalled), STHREAD_PARKED);
 	ASSERT_EQUAL(sthread_kill(spinning), 0);
 	ASSERT_END(live_join(spinning), STHREAD_KILLED);
@@ -237,17 +241,17 @@ static void kills(void)
 
 	live_init();
 	sc_init(&sc);
-	ASSERT_EQUAL(sthread_create(&st, &sc, park_often, (void *)10), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, park_often, (void *)10), 0);
 	ASSERT_EQUAL(sthread_kill(st), 0);
 	ASSERT_EQUAL(state_of(st), STHREAD_ENDED);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	ASSERT_EQUAL(sthread_kill(st), 0);
 	ASSERT_EQUAL(sthread_get_info(st, &info), 0);
 	ASSERT_EQUAL(info.end, STHREAD_KILLED);
 	ASSERT_END(live_join(st), STHREAD_KILLED);
 	ASSERT_ERROR(sthread_kill(st) == -1, EBADF);
 	/* One that has ended keeps its end. */
-	ASSERT_EQUAL(sthread_create(&st, &sc, body_nothing, (void *)5), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, body_nothing, (void *)5), 0);
 	ASSERT_EQUAL(sthread_kill(st), 0);
 	ASSERT_RETURNED(live_join(st), 5);
 }
@@ -273,7 +277,7 @@ static void two_drivers(void)
 	ASSERT_EQUAL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 	sc_init(&sc);
 	sc_fd_add(&sc, pair[1], BOTH);
-	ASSERT_EQUAL(sthread_create(&driven, &sc, echo, (void *)(intptr_t)pair[1]), 0);
+	ASSERT_EQUAL(live_create(&driven, &sc, echo, (void *)(intptr_t)pair[1]), 0);
 	pthread_create(&thread, NULL, join_driven, NULL);
 	for (until = live_seconds() + 5; sthread_step(driven) == 0 && live_seconds() < until;)
 		usleep(1000);
@@ -310,7 +314,8 @@ static void kills_from_elsewhere(void)
 		pthread_join(thread, &result);
 		began = live_seconds() - began;
 		ASSERT_EQUAL(result, ECANCELED);
-		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "it ends within a second (%f)", began);
+		live_check(began < 1.0 * harness_time_scale(), __FILE__, __LINE__, "it ends within a second (%f)",
+			   began);
 		sc_destroy(&sc);
 	}
 }
@@ -318,7 +323,7 @@ static void kills_from_elsewhere(void)
 static void *step_all(void *all)
 {
 	for (sthread_t *st = all; *st >= 0; st++)
-		if (sthread_step(*st) != 0)
+		if (live_step(*st) != 0)
 			return (void *)1;
 	return NULL;
 }
@@ -326,14 +331,16 @@ static void *step_all(void *all)
 /* Sthreads move between host threads, each of which has a virtual CPU of its own. */
 static void moving(void)
 {
-	enum { COUNT = 10 };
+	enum {
+		COUNT = 10
+	};
 	sthread_t st[COUNT + 1];
 	sc_t sc;
 
 	live_init();
 	sc_init(&sc);
 	for (int i = 0; i < COUNT; i++)
-		ASSERT_EQUAL(sthread_create(&st[i], &sc, park_often, (void *)8), 0);
+		ASSERT_EQUAL(live_create(&st[i], &sc, park_often, (void *)8), 0);
 	st[COUNT] = -1;
 	for (int round = 0; round < 8; round++) {
 		pthread_t thread;
@@ -353,7 +360,9 @@ static void moving(void)
 
 static void many(void)
 {
-	enum { COUNT = 500 };
+	enum {
+		COUNT = 500
+	};
 	static sthread_t st[COUNT];
 	struct sthread_statistics before, after;
 	sc_t sc;
@@ -364,11 +373,10 @@ static void many(void)
 	ASSERT_EQUAL(sthread_statistics(&before), 0);
 	fds = live_open_fds();
 	for (int i = 0; i < COUNT; i++)
-		ASSERT_EQUAL(sthread_create(&st[i], &sc, park_often, (void *)(uintptr_t)(i % 3 + 1)), 0);
+		ASSERT_EQUAL(live_create(&st[i], &sc, park_often, (void *)(uintptr_t)(i % 3 + 1)), 0);
 	for (int round = 0; round < 3; round++)
 		for (int i = 0; i < COUNT; i++) {
-			live_settle(st[i]);
-			ASSERT_EQUAL(sthread_step(st[i]), 0);
+			ASSERT_EQUAL(live_step(st[i]), 0);
 		}
 	for (int i = 0; i < COUNT; i++)
 		ASSERT_RETURNED(live_join(st[i]), i % 3 + 2);
@@ -382,7 +390,8 @@ static void many(void)
 }
 
 static const struct harness_test tests[] = {
-	{ "sthread_park() gives back, sthread_step() goes on, and a join would never end", park_and_step, HARNESS_FORK },
+	{ "sthread_park() gives back, sthread_step() goes on, and a join would never end", park_and_step,
+	  HARNESS_FORK },
 	{ "an event loop drives sthreads by what they wait for", event_loop, HARNESS_FORK },
 	{ "a write to a full pipe parks", full_pipe, HARNESS_FORK },
 	{ "sthread_join() waits for input", join_waits, HARNESS_FORK },

@@ -9,7 +9,9 @@
 #include "kvm/vcpu.h"
 #include "live.h"
 
-enum { HOLE = 0x40000000 /* guest-physical: below all arenas */ };
+enum {
+	HOLE = 0x40000000 /* guest-physical: below all arenas */
+};
 
 /* Code, stack, data, and a page without memory. */
 struct space {
@@ -63,14 +65,20 @@ static const struct {
 	size_t size;
 	unsigned reason; /* of the broken virtual CPU; 0: none, the exit looks like any other */
 } attacks[] = {
-	{ "a read of a page without memory", { 0x48, 0x8b, 0x1f }, 3, KVM_EXIT_MMIO },                /* mov (%rdi), %rbx */
-	{ "a write to a page without memory", { 0x48, 0x89, 0x1f }, 3, KVM_EXIT_MMIO },               /* mov %rbx, (%rdi) */
-	{ "an exchange with a page without memory", { 0x48, 0x87, 0x1f }, 3, KVM_EXIT_MMIO },         /* xchg %rbx, (%rdi) */
-	{ "a copy from a page without memory", { 0x48, 0x87, 0xf7, 0xf3, 0xa4 }, 5, KVM_EXIT_MMIO },  /* xchg; rep movsb */
-	{ "an input", { 0xe4, PORT_SERVICE }, 2, KVM_EXIT_IO },                                       /* in */
-	{ "an input of strings", { 0x48, 0x87, 0xf7, 0xba, PORT_SERVICE, 0, 0, 0 }, 8, KVM_EXIT_IO }, /* xchg; mov; rep insb */
-	{ "an output of strings", { 0xba, PORT_SERVICE, 0, 0, 0, 0xf3, 0x6e }, 7, 0 },                /* mov; rep outsb */
-	{ "an output of words", { 0x66, 0xe7, PORT_SYSTEM_CALL }, 3, KVM_EXIT_IO },                   /* out */
+	{ "a read of a page without memory", { 0x48, 0x8b, 0x1f }, 3, KVM_EXIT_MMIO },        /* mov (%rdi), %rbx */
+	{ "a write to a page without memory", { 0x48, 0x89, 0x1f }, 3, KVM_EXIT_MMIO },       /* mov %rbx, (%rdi) */
+	{ "an exchange with a page without memory", { 0x48, 0x87, 0x1f }, 3, KVM_EXIT_MMIO }, /* xchg %rbx, (%rdi) */
+	{ "a copy from a page without memory",
+	  { 0x48, 0x87, 0xf7, 0xf3, 0xa4 },
+	  5,
+	  KVM_EXIT_MMIO },                                      /* xchg; rep movsb */
+	{ "an input", { 0xe4, PORT_SERVICE }, 2, KVM_EXIT_IO }, /* in */
+	{ "an input of strings",
+	  { 0x48, 0x87, 0xf7, 0xba, PORT_SERVICE, 0, 0, 0 },
+	  8,
+	  KVM_EXIT_IO },                                                               /* xchg; mov; rep insb */
+	{ "an output of strings", { 0xba, PORT_SERVICE, 0, 0, 0, 0xf3, 0x6e }, 7, 0 }, /* mov; rep outsb */
+	{ "an output of words", { 0x66, 0xe7, PORT_SYSTEM_CALL }, 3, KVM_EXIT_IO },    /* out */
 };
 
 static struct dune_exit attack(size_t number)
@@ -89,8 +97,14 @@ static struct dune_exit attack(size_t number)
 	code[size + 1] = 0x0b;
 	make(&space, code, size + 2);
 
-	struct kvm_regs regs = { .rip = space.code, .rdi = space.hole, .rsi = space.data, .rcx = 5, .rbx = 0xbad, .rax = 99,
-				 .rsp = space.data + DUNE_PAGE_SIZE, .rdx = PORT_SERVICE };
+	struct kvm_regs regs = { .rip = space.code,
+				 .rdi = space.hole,
+				 .rsi = space.data,
+				 .rcx = 5,
+				 .rbx = 0xbad,
+				 .rax = 99,
+				 .rsp = space.data + DUNE_PAGE_SIZE,
+				 .rdx = PORT_SERVICE };
 
 	return run(&space, &regs);
 }
@@ -104,10 +118,23 @@ static unsigned victim(void)
 
 	make(&space, code, sizeof(code));
 
-	struct kvm_regs regs = { .rip = space.code, .rax = 0x101, .rbx = 0x102, .rcx = 0x103, .rdx = 0x104, .rsi = space.data,
-				 .rdi = space.data + 64, .rbp = 0x107, .rsp = space.data + DUNE_PAGE_SIZE, .r8 = 0x108,
-				 .r9 = 0x109, .r10 = 0x10a, .r11 = 0x10b, .r12 = 0x10c, .r13 = machine->trampoline_service,
-				 .r14 = 0x10e, .r15 = 0x10f };
+	struct kvm_regs regs = { .rip = space.code,
+				 .rax = 0x101,
+				 .rbx = 0x102,
+				 .rcx = 0x103,
+				 .rdx = 0x104,
+				 .rsi = space.data,
+				 .rdi = space.data + 64,
+				 .rbp = 0x107,
+				 .rsp = space.data + DUNE_PAGE_SIZE,
+				 .r8 = 0x108,
+				 .r9 = 0x109,
+				 .r10 = 0x10a,
+				 .r11 = 0x10b,
+				 .r12 = 0x10c,
+				 .r13 = machine->trampoline_service,
+				 .r14 = 0x10e,
+				 .r15 = 0x10f };
 	struct dune_exit exit = run(&space, &regs);
 	const struct kvm_regs *now = &space.context.regs;
 
@@ -145,16 +172,17 @@ static void nothing_is_finished_elsewhere(void)
 			struct dune_exit exit = attack(i);
 
 			if (attacks[i].reason)
-				live_check(exit.kind == DUNE_EXIT_BROKEN && exit.reason == attacks[i].reason, __FILE__, __LINE__,
-					   "%s: exit %d, vector %u, reason %s", attacks[i].name, (int)exit.kind, exit.vector,
-					   dune_exit_name(exit.reason));
+				live_check(exit.kind == DUNE_EXIT_BROKEN && exit.reason == attacks[i].reason, __FILE__,
+					   __LINE__, "%s: exit %d, vector %u, reason %s", attacks[i].name,
+					   (int)exit.kind, exit.vector, dune_exit_name(exit.reason));
 			else
 				ASSERT_EQUAL(exit.kind, DUNE_EXIT_SERVICE);
-			live_check(vcpu->pending, __FILE__, __LINE__, "%s: is known to have left something", attacks[i].name);
+			live_check(vcpu->pending, __FILE__, __LINE__, "%s: is known to have left something",
+				   attacks[i].name);
 			unsigned changed = victim();
 
-			live_check(changed == 0, __FILE__, __LINE__, "%s: %u registers or bytes of the next tenant changed",
-				   attacks[i].name, changed);
+			live_check(changed == 0, __FILE__, __LINE__,
+				   "%s: %u registers or bytes of the next tenant changed", attacks[i].name, changed);
 		}
 	}
 }
@@ -173,7 +201,8 @@ static void it_would_be(void)
 		vcpu->pending = false;
 		changed[i] = victim();
 		total += changed[i];
-		harness_note("%s: %u registers or bytes of the next tenant change if it is not completed", attacks[i].name, changed[i]);
+		harness_note("%s: %u registers or bytes of the next tenant change if it is not completed",
+			     attacks[i].name, changed[i]);
 		ASSERT_EQUAL(dune_vcpu_reset(vcpu), 0);
 		vcpu->pending = true;
 		victim();

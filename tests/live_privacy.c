@@ -14,7 +14,12 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { PAGE = 4096, MIB = 1 << 20, BOTH = PROT_READ | PROT_WRITE, KEY_SIZE = 32 };
+enum {
+	PAGE = 4096,
+	MIB = 1 << 20,
+	BOTH = PROT_READ | PROT_WRITE,
+	KEY_SIZE = 32
+};
 
 /* ---- private copies ---------------------------------------------------------------------------------------------- */
 
@@ -30,7 +35,9 @@ struct view {
 
 static struct view view_of(int *heap)
 {
-	return (struct view){ .global = global, .bss = untouched_global, .tls = in_tls, .heap = *heap, .fresh = big[MIB] };
+	return (struct view){
+		.global = global, .bss = untouched_global, .tls = in_tls, .heap = *heap, .fresh = big[MIB]
+	};
 }
 
 /* Changes everything; returns what it found, as one number. */
@@ -50,8 +57,8 @@ static void *look_and_change(void *unused)
 	memset(block, 0xdd, 5000);
 	free(block);
 	on_heap = NULL;
-	return (void *)(uintptr_t)(view.global + view.bss * 100 + view.tls * 1000 + view.heap * 100000 + view.fresh * 10000000 +
-				   (dirty != 0) * 1000000000l);
+	return (void *)(uintptr_t)(view.global + view.bss * 100 + view.tls * 1000 + view.heap * 100000 +
+				   view.fresh * 10000000 + (dirty != 0) * 1000000000l);
 }
 
 static void private_data(void)
@@ -91,7 +98,9 @@ static void *look_change_and_park(void *unused)
 /* A new address space gets copies of what such lives write to at once: they are those of the picture too. */
 static void prepared_pages(void)
 {
-	enum { COUNT = 6 };
+	enum {
+		COUNT = 6
+	};
 	const uint64_t pristine = 10 + 0 + 20 * 1000 + 30 * 100000 + 4 * 10000000l;
 	sthread_t st[COUNT];
 	sc_t sc;
@@ -101,15 +110,15 @@ static void prepared_pages(void)
 	big[MIB] = 4;
 	live_init();
 	sc_init(&sc);
-	ASSERT_EQUAL(sthread_create(&st[0], &sc, look_change_and_park, NULL), 0);
-	ASSERT_EQUAL(sthread_step(st[0]), 0);
+	ASSERT_EQUAL(live_create(&st[0], &sc, look_change_and_park, NULL), 0);
+	ASSERT_EQUAL(live_step(st[0]), 0);
 	ASSERT_RETURNED(live_join(st[0]), pristine);
 	for (int i = 0; i < COUNT; i++)
-		ASSERT_EQUAL(sthread_create(&st[i], &sc, look_change_and_park, NULL), 0);
+		ASSERT_EQUAL(live_create(&st[i], &sc, look_change_and_park, NULL), 0);
 	for (int i = 0; i < COUNT; i++) {
 		struct life life;
 
-		ASSERT_EQUAL(sthread_step(st[i]), 0);
+		ASSERT_EQUAL(live_step(st[i]), 0);
 		life = live_join(st[i]);
 		ASSERT_RETURNED(life, pristine);
 		ASSERT_EQUAL(life.info.recycled, i == 0);
@@ -234,7 +243,8 @@ static void secrets(bool early)
 		hunted->ranges[i].end = supervisor.snapshot.regions[i].end;
 		hunted->count++;
 	}
-	const uint64_t others[] = { live_window() + WINDOW_TRAMPOLINE, live_window() + WINDOW_CLEAN_STATE, live_window() + WINDOW_LIFE };
+	const uint64_t others[] = { live_window() + WINDOW_TRAMPOLINE, live_window() + WINDOW_CLEAN_STATE,
+				    live_window() + WINDOW_LIFE };
 
 	for (int i = 0; i < 3; i++) {
 		hunted->ranges[hunted->count].start = others[i];
@@ -247,7 +257,7 @@ static void secrets(bool early)
 
 	ASSERT_END(life, STHREAD_RETURNED);
 	CU_ASSERT(early ? hunted->found >= 2 : hunted->found == 0);
-	ASSERT_EQUAL(sthread_create(&st, &sc, everything_and_park, NULL), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, everything_and_park, NULL), 0);
 
 	unsigned found = live_find(st, key, KEY_SIZE);
 
@@ -256,7 +266,7 @@ static void secrets(bool early)
 	ASSERT_EQUAL(sthread_kill(st), 0);
 	live_join(st);
 	sc_mem_add(&sc, secret_tag, PROT_READ);
-	ASSERT_EQUAL(sthread_create(&st, &sc, everything_and_park, NULL), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, everything_and_park, NULL), 0);
 	ASSERT_EQUAL(live_find(st, key, KEY_SIZE), found + 1); /* the search would find it in a tag that is granted */
 	ASSERT_EQUAL(sthread_kill(st), 0);
 	live_join(st);
@@ -277,7 +287,9 @@ static void early_secrets(void)
 static void freed_heap(void)
 {
 	static const size_t sizes[] = { 24, 40, 100, 500, 1000, 2000, 5000, 20000, 60000, 300000 };
-	enum { COUNT = sizeof(sizes) / sizeof(*sizes) };
+	enum {
+		COUNT = sizeof(sizes) / sizeof(*sizes)
+	};
 	uint8_t keys[COUNT][KEY_SIZE], held_keys[COUNT][KEY_SIZE], *blocks[COUNT], *held[COUNT];
 	sthread_t st;
 	sc_t sc;
@@ -287,7 +299,8 @@ static void freed_heap(void)
 		held[i] = malloc(100); /* so that freed blocks are not joined */
 		make_key(keys[i]);
 		memset(blocks[i], 0, sizes[i]);
-		memcpy(blocks[i] + (sizes[i] < 60 ? 0 : sizes[i] / 2), keys[i], sizes[i] < KEY_SIZE ? sizes[i] : KEY_SIZE);
+		memcpy(blocks[i] + (sizes[i] < 60 ? 0 : sizes[i] / 2), keys[i],
+		       sizes[i] < KEY_SIZE ? sizes[i] : KEY_SIZE);
 		make_key(held_keys[i]);
 		memcpy(held[i], held_keys[i], KEY_SIZE);
 	}
@@ -295,12 +308,13 @@ static void freed_heap(void)
 		free(blocks[i]);
 	live_init();
 	sc_init(&sc);
-	ASSERT_EQUAL(sthread_create(&st, &sc, everything_and_park, NULL), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, everything_and_park, NULL), 0);
 	for (int i = 0; i < COUNT; i++) {
 		/* malloc() uses the first 16 bytes of freed blocks itself. */
 		unsigned freed = live_find(st, keys[i] + 16, 8), in_use = live_find(st, held_keys[i] + 16, 8);
 
-		live_check(freed == 0, __FILE__, __LINE__, "a key in a freed block of %zu bytes is not found (%u)", sizes[i], freed);
+		live_check(freed == 0, __FILE__, __LINE__, "a key in a freed block of %zu bytes is not found (%u)",
+			   sizes[i], freed);
 		live_check(in_use >= 1, __FILE__, __LINE__, "one in a block in use is found (%u)", in_use);
 	}
 	ASSERT_EQUAL(sthread_kill(st), 0);
@@ -309,15 +323,18 @@ static void freed_heap(void)
 
 /* "marker-in-argument", "MARKER=marker-in-environment", "marker-set-later", "TZ=marker-allowed", hidden. */
 static const char argument_marker[] = "\xed\xe1\xf2\xeb\xe5\xf2\xad\xe9\xee\xad\xe1\xf2\xe7\xf5\xed\xe5\xee\xf4";
-static const char environment_marker[] = "\xcd\xc1\xd2\xcb\xc5\xd2\xbd\xed\xe1\xf2\xeb\xe5\xf2\xad\xe9\xee\xad\xe5\xee\xf6";
-static const char later_marker[] = "\xcc\xc1\xd4\xc5\xd2\xbd\xed\xe1\xf2\xeb\xe5\xf2\xad\xf3\xe5\xf4\xad\xec\xe1\xf4\xe5\xf2";
+static const char environment_marker[] =
+	"\xcd\xc1\xd2\xcb\xc5\xd2\xbd\xed\xe1\xf2\xeb\xe5\xf2\xad\xe9\xee\xad\xe5\xee\xf6";
+static const char later_marker[] =
+	"\xcc\xc1\xd4\xc5\xd2\xbd\xed\xe1\xf2\xeb\xe5\xf2\xad\xf3\xe5\xf4\xad\xec\xe1\xf4\xe5\xf2";
 static const char allowed_marker[] = "\xd4\xda\xbd\xed\xe1\xf2\xeb\xe5\xf2\xad\xe1\xec\xec\xef\xf7\xe5\xe4";
 
 static void *ask_environment(void *unused)
 {
 	(void)unused;
-	return (void *)(uintptr_t)((getenv("TZ") != NULL) + 10 * (getenv("PATH") != NULL) + 100 * (getenv("HOME") != NULL) +
-				   1000 * (getauxval(AT_EXECFN) != 0) + 10000 * (program_invocation_name[0] != 0));
+	return (void *)(uintptr_t)((getenv("TZ") != NULL) + 10 * (getenv("PATH") != NULL) +
+				   100 * (getenv("HOME") != NULL) + 1000 * (getauxval(AT_EXECFN) != 0) +
+				   10000 * (program_invocation_name[0] != 0));
 }
 
 static void arguments_and_environment(void)
@@ -331,7 +348,7 @@ static void arguments_and_environment(void)
 	memset(marker, 0, sizeof(marker));
 	live_init();
 	sc_init(&sc);
-	ASSERT_EQUAL(sthread_create(&st, &sc, everything_and_park, NULL), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, everything_and_park, NULL), 0);
 	live_reveal(marker, argument_marker);
 	ASSERT_EQUAL(live_find(st, marker, strlen(marker)), 0);
 	live_reveal(marker, environment_marker);
@@ -385,7 +402,8 @@ static void buffers(void)
 }
 
 static const struct harness_test tests[] = {
-	{ "globals, heap, thread-local storage and stack are private, and pristine in the next life", private_data, HARNESS_FORK },
+	{ "globals, heap, thread-local storage and stack are private, and pristine in the next life", private_data,
+	  HARNESS_FORK },
 	{ "an address space made for a known kind of life begins with the same picture", prepared_pages, HARNESS_FORK },
 	{ "a served call writes to a private copy", served_writes, HARNESS_FORK },
 	{ "a key read after sthread_init() is found nowhere in an sthread", late_secrets, HARNESS_FORK },

@@ -15,7 +15,13 @@
 #include "live.h"
 #include "monitor/monitor.h"
 
-enum { BOTH = PROT_READ | PROT_WRITE, RECYCLED = 1000, FRESH = 200, GATES = 100, TOTAL = RECYCLED + FRESH + 2 * GATES };
+enum {
+	BOTH = PROT_READ | PROT_WRITE,
+	RECYCLED = 1000,
+	FRESH = 200,
+	GATES = 100,
+	TOTAL = RECYCLED + FRESH + 2 * GATES
+};
 
 /* What a life draws. */
 struct draw {
@@ -101,8 +107,7 @@ static unsigned repeats(struct draw *draws, size_t count, size_t offset, size_t 
 	return same;
 }
 
-#define ASSERT_UNIQUE(field) \
-	ASSERT_EQUAL(repeats(draws, TOTAL, offsetof(struct draw, field), sizeof(draws->field)), 0)
+#define ASSERT_UNIQUE(field) ASSERT_EQUAL(repeats(draws, TOTAL, offsetof(struct draw, field), sizeof(draws->field)), 0)
 
 static void nothing_repeats(void)
 {
@@ -132,11 +137,11 @@ static void nothing_repeats(void)
 		ASSERT_EQUAL(life.info.recycled, i > 0);
 	}
 	for (int i = 0; i < FRESH; i++)
-		ASSERT_EQUAL(sthread_create(&parked[i], &sc, draw_and_park, next++), 0);
+		ASSERT_EQUAL(live_create(&parked[i], &sc, draw_and_park, next++), 0);
 	int fresh_ones = 0;
 
 	for (int i = 0; i < FRESH; i++) {
-		ASSERT_EQUAL(sthread_step(parked[i]), 0);
+		ASSERT_EQUAL(live_step(parked[i]), 0);
 		fresh_ones += !live_join(parked[i]).info.recycled;
 	}
 	CU_ASSERT(fresh_ones >= FRESH - 5);
@@ -182,7 +187,9 @@ static int compare_numbers(const void *a, const void *b)
 
 static void gates_go_on(void)
 {
-	enum { CALLS = 200 };
+	enum {
+		CALLS = 200
+	};
 	static uint64_t numbers[2 * CALLS];
 	sc_t none;
 	uint8_t warm[8];
@@ -224,10 +231,12 @@ static void *hash(void *to)
 
 static void hashes(void)
 {
-	static const uint8_t abc[] = { 0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22, 0x23,
-				       0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad };
-	static const uint8_t million[] = { 0xcd, 0xc7, 0x6e, 0x5c, 0x99, 0x14, 0xfb, 0x92, 0x81, 0xa1, 0xc7, 0xe2, 0x84, 0xd7, 0x3e, 0x67,
-					   0xf1, 0x80, 0x9a, 0x48, 0xa4, 0x97, 0x20, 0x0e, 0x04, 0x6d, 0x39, 0xcc, 0xc7, 0x11, 0x2c, 0xd0 };
+	static const uint8_t abc[] = { 0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40,
+				       0xde, 0x5d, 0xae, 0x22, 0x23, 0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17,
+				       0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad };
+	static const uint8_t million[] = { 0xcd, 0xc7, 0x6e, 0x5c, 0x99, 0x14, 0xfb, 0x92, 0x81, 0xa1, 0xc7,
+					   0xe2, 0x84, 0xd7, 0x3e, 0x67, 0xf1, 0x80, 0x9a, 0x48, 0xa4, 0x97,
+					   0x20, 0x0e, 0x04, 0x6d, 0x39, 0xcc, 0xc7, 0x11, 0x2c, 0xd0 };
 	sc_t sc;
 
 	live_init();
@@ -246,8 +255,8 @@ static void hashes(void)
 }
 
 static const struct harness_test tests[] = {
-	{ "no life repeats random bytes, a key share, a canary, an instance or a process id", nothing_repeats, HARNESS_FORK,
-	  .seconds = 60 },
+	{ "no life repeats random bytes, a key share, a canary, an instance or a process id", nothing_repeats,
+	  HARNESS_FORK, .seconds = 60 },
 	{ "a long-lived gate goes on with its own random stream", gates_go_on, HARNESS_FORK },
 	{ "OpenSSL computes SHA-256 inside", hashes, HARNESS_FORK },
 };

@@ -11,7 +11,11 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { PAGE = 4096, MIB = 1 << 20, BOTH = PROT_READ | PROT_WRITE };
+enum {
+	PAGE = 4096,
+	MIB = 1 << 20,
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 static uint8_t globals[40 * PAGE] = { 1 };
 static uint8_t zeros[10 * PAGE];
@@ -63,8 +67,8 @@ static void restored_pages(void)
 	for (int i = 0; i < 5; i++) {
 		life = live_run_bare(dirty, (void *)30);
 		ASSERT_EQUAL(life.info.pages_copied, 0); /* the copies are there, and pristine */
-		live_check(life.info.pages_restored >= copied && life.info.pages_restored <= copied + 8, __FILE__, __LINE__,
-			   "%lu pages were copied, %lu are restored", copied, life.info.pages_restored);
+		live_check(life.info.pages_restored >= copied && life.info.pages_restored <= copied + 8, __FILE__,
+			   __LINE__, "%lu pages were copied, %lu are restored", copied, life.info.pages_restored);
 	}
 	for (int i = 0; i < 30; i++)
 		ASSERT_EQUAL(globals[i * PAGE + 5], 0);
@@ -75,7 +79,8 @@ static void *mark(void *argument)
 {
 	uint64_t value = (uint64_t)argument, found = 0;
 	volatile uint64_t stack[3000];
-	uint64_t *arena = mmap(NULL, 20 * PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *brk_memory = sbrk(20 * PAGE);
+	uint64_t *arena = mmap(NULL, 20 * PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+		 *brk_memory = sbrk(20 * PAGE);
 	uint64_t *block = malloc(100000), *small[20];
 
 	for (int i = 0; i < 20; i++)
@@ -119,7 +124,8 @@ static void *mark_and_park(void *argument)
 
 static void nothing_left(void)
 {
-	uint64_t value = 0x123456781234 * (uint64_t)getpid() + 0x77, space = 0; /* a constant would be found in the text */
+	uint64_t value = 0x123456781234 * (uint64_t)getpid() + 0x77,
+		 space = 0; /* a constant would be found in the text */
 	sthread_t st;
 	sc_t sc;
 
@@ -139,13 +145,11 @@ static void nothing_left(void)
 		ASSERT_EQUAL(life.info.address_space, space);
 	}
 	/* The same from outside, for one that parks: it is found while it lives, and not in the next life there. */
-	ASSERT_EQUAL(sthread_create(&st, &sc, mark_and_park, (void *)value), 0);
-	live_settle(st);
+	ASSERT_EQUAL(live_create(&st, &sc, mark_and_park, (void *)value), 0);
 	CU_ASSERT(live_find(st, &value, sizeof(value)) > 1000);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	space = live_join(st).info.address_space;
-	ASSERT_EQUAL(sthread_create(&st, &sc, mark_and_park, NULL), 0);
-	live_settle(st);
+	ASSERT_EQUAL(live_create(&st, &sc, mark_and_park, NULL), 0);
 
 	struct sthread_info info;
 
@@ -197,7 +201,10 @@ static void *work(void *directory)
 
 static void many_lives(void)
 {
-	enum { LIVES = 2000, WARM = 50 };
+	enum {
+		LIVES = 2000,
+		WARM = 50
+	};
 	struct sthread_statistics before, after;
 	char base[] = "/tmp/sthread-test-XXXXXX", name[100];
 	int directory, file, fds = 0;
@@ -263,7 +270,7 @@ static void changing_policies(void)
 	int file = mkstemp(name);
 	struct {
 		int fd, call;
-	} *what;
+	} * what;
 
 	unlink(name);
 	ASSERT_EQUAL(write(file, "x", 1), 1);
@@ -291,7 +298,8 @@ static void changing_policies(void)
 static const struct harness_test tests[] = {
 	{ "an empty recycled life takes one exit and no fault", one_exit, HARNESS_FORK },
 	{ "the pages that were copied are restored, and no others", restored_pages, HARNESS_FORK },
-	{ "nothing of the last life is left in memory, heap, thread-local storage or stack", nothing_left, HARNESS_FORK },
+	{ "nothing of the last life is left in memory, heap, thread-local storage or stack", nothing_left,
+	  HARNESS_FORK },
 	{ "growth is given back", growth_is_given_back, HARNESS_FORK },
 	{ "thousands of lives take no more memory, tables or descriptors", many_lives, HARNESS_FORK },
 	{ "rights follow the policy of each life", changing_policies, HARNESS_FORK },

@@ -11,9 +11,37 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { HAS_AVX = 1, HAS_AVX512 = 2, HAS_GS_BASE = 4 };
-enum { RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8, R9, R10, R11, R12, R13, R14, R15 };
-enum { FLAG_TF = 0x100, FLAG_DF = 0x400, FLAG_IOPL = 0x3000, FLAG_NT = 0x4000, FLAG_AC = 0x40000, FLAG_ID = 0x200000 };
+enum {
+	HAS_AVX = 1,
+	HAS_AVX512 = 2,
+	HAS_GS_BASE = 4
+};
+enum {
+	RAX,
+	RBX,
+	RCX,
+	RDX,
+	RSI,
+	RDI,
+	RBP,
+	RSP,
+	R8,
+	R9,
+	R10,
+	R11,
+	R12,
+	R13,
+	R14,
+	R15
+};
+enum {
+	FLAG_TF = 0x100,
+	FLAG_DF = 0x400,
+	FLAG_IOPL = 0x3000,
+	FLAG_NT = 0x4000,
+	FLAG_AC = 0x40000,
+	FLAG_ID = 0x200000
+};
 #define FLAGS_CONTROL (FLAG_TF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID)
 
 /* All that ring 3 can see of a register file.  The assembly below knows the offsets. */
@@ -59,86 +87,86 @@ _Static_assert(offsetof(struct plan, store) == STORE, "assembly");
 _Static_assert(offsetof(struct plan, function) == FUNCTION && offsetof(struct plan, act) == ACT, "assembly");
 
 __asm__(".text\n"
-	".set LEGACY, " VALUE(LEGACY) "\n.set VECTORS, " VALUE(VECTORS) "\n.set STORE, " VALUE(STORE)
-	"\n.set FUNCTION, " VALUE(FUNCTION) "\n.set ACT, " VALUE(ACT) "\n"
-	/* Stores all but RDI and RSP at RDI; clobbers RAX and flags. */
-	".macro store_all\n"
-	"	movq %rax, 0(%rdi); movq %rbx, 8(%rdi); movq %rcx, 16(%rdi); movq %rdx, 24(%rdi); movq %rsi, 32(%rdi)\n"
-	"	movq %rbp, 48(%rdi); movq %r8, 64(%rdi); movq %r9, 72(%rdi); movq %r10, 80(%rdi); movq %r11, 88(%rdi)\n"
-	"	movq %r12, 96(%rdi); movq %r13, 104(%rdi); movq %r14, 112(%rdi); movq %r15, 120(%rdi)\n"
-	"	pushfq; popq 128(%rdi)\n"
-	"	movl %ds, %eax; movw %ax, 144(%rdi); movl %es, %eax; movw %ax, 146(%rdi)\n"
-	"	movl %fs, %eax; movw %ax, 148(%rdi); movl %gs, %eax; movw %ax, 150(%rdi)\n"
-	"	testb $4, 152(%rdi); jz 1f; rdgsbase %rax; movq %rax, 136(%rdi)\n"
-	"1:	fxsave64 LEGACY(%rdi)\n"
-	"	testb $2, 152(%rdi); jz 2f\n"
-	"	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
-	"	vmovdqu64 %zmm\\n, VECTORS+64*\\n(%rdi)\n"
-	"	.endr\n"
-	"	.irp n, 0,1,2,3,4,5,6,7\n"
-	"	kmovq %k\\n, 160+8*\\n(%rdi)\n"
-	"	.endr\n"
-	"	jmp 3f\n"
-	"2:	testb $1, 152(%rdi); jz 3f\n"
-	"	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
-	"	vmovdqu %ymm\\n, VECTORS+64*\\n(%rdi)\n"
-	"	.endr\n"
-	"3:\n"
-	".endm\n"
-	".globl store_registers, store_in_gate, load_and_act, act_trap, act_spin, act_return, act_call, act_system_call\n"
-	"store_in_gate:\n"
-	"	movq %rdi, 40(%rsi); movq %rsp, 56(%rsi)\n"
-	"	xchgq %rsi, %rdi\n"
-	"	store_all\n"
-	"	movl $1, %eax; ret\n"
-	"store_registers:\n"
-	"	movq %rdi, 40(%rdi); movq %rsp, 56(%rdi)\n"
-	"	store_all\n"
-	"	movl $1, %eax; ret\n"
-	/* Stack from here: act, plan (twice, for alignment), what the caller wants preserved. */
-	"load_and_act:\n"
-	"	pushq %rbx; pushq %rbp; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
-	"	pushq %rdi; pushq %rdi; pushq %rdi\n"
-	"	pushq ACT(%rdi)\n"
-	"	testb $4, 152(%rdi); jz 1f; movq 136(%rdi), %rax; wrgsbase %rax\n"
-	"1:	fxrstor64 LEGACY(%rdi)\n"
-	"	testb $2, 152(%rdi); jz 2f\n"
-	"	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
-	"	vmovdqu64 VECTORS+64*\\n(%rdi), %zmm\\n\n"
-	"	.endr\n"
-	"	.irp n, 0,1,2,3,4,5,6,7\n"
-	"	kmovq 160+8*\\n(%rdi), %k\\n\n"
-	"	.endr\n"
-	"	jmp 3f\n"
-	"2:	testb $1, 152(%rdi); jz 3f\n"
-	"	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
-	"	vmovdqu VECTORS+64*\\n(%rdi), %ymm\\n\n"
-	"	.endr\n"
-	"3:	cmpw $0, 144(%rdi); je 4f\n"
-	"	movw 144(%rdi), %ax; movw %ax, %ds; movw %ax, %es; movw %ax, %fs; movw %ax, %gs\n"
-	"4:	movq 0(%rdi), %rax; movq 8(%rdi), %rbx; movq 16(%rdi), %rcx; movq 24(%rdi), %rdx; movq 32(%rdi), %rsi\n"
-	"	movq 48(%rdi), %rbp; movq 64(%rdi), %r8; movq 72(%rdi), %r9; movq 80(%rdi), %r10; movq 88(%rdi), %r11\n"
-	"	movq 96(%rdi), %r12; movq 104(%rdi), %r13; movq 112(%rdi), %r14; movq 120(%rdi), %r15\n"
-	"	pushq 128(%rdi); movq 40(%rdi), %rdi; popfq\n"
-	"	ret\n"
-	"act_trap:\n"
-	"	ud2\n"
-	"act_spin:\n"
-	"	jmp act_spin\n"
-	"act_return:\n" /* all as it is but what the way out needs */
-	"	addq $24, %rsp; popq %r15; popq %r14; popq %r13; popq %r12; popq %rbp; popq %rbx; ret\n"
-	"act_call:\n"
-	"	movq (%rsp), %rax; callq *FUNCTION(%rax); jmp 5f\n"
-	"act_system_call:\n"
-	"	syscall\n"
-	"5:	pushq %rdi; movq 8(%rsp), %rdi\n"
-	"	addq $STORE, %rdi\n"
-	"	popq 40(%rdi); movq %rsp, 56(%rdi)\n"
-	"	store_all\n"
-	"	pushq $0x202; popfq; fninit; pushq $0x1f80; ldmxcsr (%rsp); addq $8, %rsp\n"
-	"	testb $1, 152(%rdi); jz 6f; vzeroupper\n"
-	"6:	movl $1, %eax; addq $24, %rsp; popq %r15; popq %r14; popq %r13; popq %r12; popq %rbp; popq %rbx; ret\n"
-	".type store_registers, @function\n.type load_and_act, @function\n.type store_in_gate, @function\n");
+	".set LEGACY, " VALUE(LEGACY) "\n.set VECTORS, " VALUE(VECTORS) "\n.set STORE, " VALUE(STORE) "\n.set FUNCTION, " VALUE(FUNCTION) "\n.set ACT, " VALUE(
+		ACT) "\n"
+		     /* Stores all but RDI and RSP at RDI; clobbers RAX and flags. */
+		     ".macro store_all\n"
+		     "	movq %rax, 0(%rdi); movq %rbx, 8(%rdi); movq %rcx, 16(%rdi); movq %rdx, 24(%rdi); movq %rsi, 32(%rdi)\n"
+		     "	movq %rbp, 48(%rdi); movq %r8, 64(%rdi); movq %r9, 72(%rdi); movq %r10, 80(%rdi); movq %r11, 88(%rdi)\n"
+		     "	movq %r12, 96(%rdi); movq %r13, 104(%rdi); movq %r14, 112(%rdi); movq %r15, 120(%rdi)\n"
+		     "	pushfq; popq 128(%rdi)\n"
+		     "	movl %ds, %eax; movw %ax, 144(%rdi); movl %es, %eax; movw %ax, 146(%rdi)\n"
+		     "	movl %fs, %eax; movw %ax, 148(%rdi); movl %gs, %eax; movw %ax, 150(%rdi)\n"
+		     "	testb $4, 152(%rdi); jz 1f; rdgsbase %rax; movq %rax, 136(%rdi)\n"
+		     "1:	fxsave64 LEGACY(%rdi)\n"
+		     "	testb $2, 152(%rdi); jz 2f\n"
+		     "	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+		     "	vmovdqu64 %zmm\\n, VECTORS+64*\\n(%rdi)\n"
+		     "	.endr\n"
+		     "	.irp n, 0,1,2,3,4,5,6,7\n"
+		     "	kmovq %k\\n, 160+8*\\n(%rdi)\n"
+		     "	.endr\n"
+		     "	jmp 3f\n"
+		     "2:	testb $1, 152(%rdi); jz 3f\n"
+		     "	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
+		     "	vmovdqu %ymm\\n, VECTORS+64*\\n(%rdi)\n"
+		     "	.endr\n"
+		     "3:\n"
+		     ".endm\n"
+		     ".globl store_registers, store_in_gate, load_and_act, act_trap, act_spin, act_return, act_call, act_system_call\n"
+		     "store_in_gate:\n"
+		     "	movq %rdi, 40(%rsi); movq %rsp, 56(%rsi)\n"
+		     "	xchgq %rsi, %rdi\n"
+		     "	store_all\n"
+		     "	movl $1, %eax; ret\n"
+		     "store_registers:\n"
+		     "	movq %rdi, 40(%rdi); movq %rsp, 56(%rdi)\n"
+		     "	store_all\n"
+		     "	movl $1, %eax; ret\n"
+		     /* Stack from here: act, plan (twice, for alignment), what the caller wants preserved. */
+		     "load_and_act:\n"
+		     "	pushq %rbx; pushq %rbp; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
+		     "	pushq %rdi; pushq %rdi; pushq %rdi\n"
+		     "	pushq ACT(%rdi)\n"
+		     "	testb $4, 152(%rdi); jz 1f; movq 136(%rdi), %rax; wrgsbase %rax\n"
+		     "1:	fxrstor64 LEGACY(%rdi)\n"
+		     "	testb $2, 152(%rdi); jz 2f\n"
+		     "	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n"
+		     "	vmovdqu64 VECTORS+64*\\n(%rdi), %zmm\\n\n"
+		     "	.endr\n"
+		     "	.irp n, 0,1,2,3,4,5,6,7\n"
+		     "	kmovq 160+8*\\n(%rdi), %k\\n\n"
+		     "	.endr\n"
+		     "	jmp 3f\n"
+		     "2:	testb $1, 152(%rdi); jz 3f\n"
+		     "	.irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
+		     "	vmovdqu VECTORS+64*\\n(%rdi), %ymm\\n\n"
+		     "	.endr\n"
+		     "3:	cmpw $0, 144(%rdi); je 4f\n"
+		     "	movw 144(%rdi), %ax; movw %ax, %ds; movw %ax, %es; movw %ax, %fs; movw %ax, %gs\n"
+		     "4:	movq 0(%rdi), %rax; movq 8(%rdi), %rbx; movq 16(%rdi), %rcx; movq 24(%rdi), %rdx; movq 32(%rdi), %rsi\n"
+		     "	movq 48(%rdi), %rbp; movq 64(%rdi), %r8; movq 72(%rdi), %r9; movq 80(%rdi), %r10; movq 88(%rdi), %r11\n"
+		     "	movq 96(%rdi), %r12; movq 104(%rdi), %r13; movq 112(%rdi), %r14; movq 120(%rdi), %r15\n"
+		     "	pushq 128(%rdi); movq 40(%rdi), %rdi; popfq\n"
+		     "	ret\n"
+		     "act_trap:\n"
+		     "	ud2\n"
+		     "act_spin:\n"
+		     "	jmp act_spin\n"
+		     "act_return:\n" /* all as it is but what the way out needs */
+		     "	addq $24, %rsp; popq %r15; popq %r14; popq %r13; popq %r12; popq %rbp; popq %rbx; ret\n"
+		     "act_call:\n"
+		     "	movq (%rsp), %rax; callq *FUNCTION(%rax); jmp 5f\n"
+		     "act_system_call:\n"
+		     "	syscall\n"
+		     "5:	pushq %rdi; movq 8(%rsp), %rdi\n"
+		     "	addq $STORE, %rdi\n"
+		     "	popq 40(%rdi); movq %rsp, 56(%rdi)\n"
+		     "	store_all\n"
+		     "	pushq $0x202; popfq; fninit; pushq $0x1f80; ldmxcsr (%rsp); addq $8, %rsp\n"
+		     "	testb $1, 152(%rdi); jz 6f; vzeroupper\n"
+		     "6:	movl $1, %eax; addq $24, %rsp; popq %r15; popq %r14; popq %r13; popq %r12; popq %rbp; popq %rbx; ret\n"
+		     ".type store_registers, @function\n.type load_and_act, @function\n.type store_in_gate, @function\n");
 
 static uint64_t features;
 
@@ -228,13 +256,15 @@ static void check_clean(const struct registers *registers, const char *who)
 	memcpy(&status, registers->legacy + 2, 2);
 	memcpy(&mxcsr, registers->legacy + 24, 4);
 	for (size_t i = 0; i < sizeof(zero) / sizeof(*zero); i++)
-		live_check(registers->general[zero[i]] == 0, __FILE__, __LINE__, "%s: general register %d is 0 (%#lx)", who, zero[i],
-			   registers->general[zero[i]]);
-	live_check((registers->flags & FLAGS_CONTROL) == 0, __FILE__, __LINE__, "%s: control flags are 0 (%#lx)", who, registers->flags);
+		live_check(registers->general[zero[i]] == 0, __FILE__, __LINE__, "%s: general register %d is 0 (%#lx)",
+			   who, zero[i], registers->general[zero[i]]);
+	live_check((registers->flags & FLAGS_CONTROL) == 0, __FILE__, __LINE__, "%s: control flags are 0 (%#lx)", who,
+		   registers->flags);
 	live_check(is_zero(registers->selectors, 8), __FILE__, __LINE__, "%s: selectors are 0 (%#x %#x %#x %#x)", who,
 		   registers->selectors[0], registers->selectors[1], registers->selectors[2], registers->selectors[3]);
 	if (features & HAS_GS_BASE)
-		live_check(registers->gs_base == 0, __FILE__, __LINE__, "%s: the GS base is 0 (%#lx)", who, registers->gs_base);
+		live_check(registers->gs_base == 0, __FILE__, __LINE__, "%s: the GS base is 0 (%#lx)", who,
+			   registers->gs_base);
 	live_check(control == 0x37f && status == 0 && registers->legacy[4] == 0, __FILE__, __LINE__,
 		   "%s: x87 is clean (%#x %#x %#x)", who, control, status, registers->legacy[4]);
 	for (unsigned i = 0; i < 8; i++) /* ten bytes each: the six behind them need not be stored */
@@ -251,26 +281,30 @@ static void check_clean(const struct registers *registers, const char *who)
 
 static void check_vectors_equal(const struct registers *now, const struct registers *before, const char *who)
 {
-	live_check(memcmp(now->legacy, before->legacy, 5) == 0 && memcmp(now->legacy + 24, before->legacy + 24, 4) == 0, __FILE__,
-		   __LINE__, "%s: control words are kept", who);
+	live_check(memcmp(now->legacy, before->legacy, 5) == 0 && memcmp(now->legacy + 24, before->legacy + 24, 4) == 0,
+		   __FILE__, __LINE__, "%s: control words are kept", who);
 	for (int i = 0; i < 8; i++)
 		live_check(memcmp(now->legacy + 32 + 16 * i, before->legacy + 32 + 16 * i, 10) == 0, __FILE__, __LINE__,
 			   "%s: ST%d is kept", who, i);
-	live_check(memcmp(now->legacy + 160, before->legacy + 160, 256) == 0, __FILE__, __LINE__, "%s: XMM registers are kept", who);
+	live_check(memcmp(now->legacy + 160, before->legacy + 160, 256) == 0, __FILE__, __LINE__,
+		   "%s: XMM registers are kept", who);
 	if (features & HAS_AVX)
 		for (unsigned i = 0; i < vector_count(); i++)
-			live_check(memcmp(now->vectors[i], before->vectors[i], features & HAS_AVX512 ? 64 : 32) == 0, __FILE__,
-				   __LINE__, "%s: vector register %u is kept", who, i);
+			live_check(memcmp(now->vectors[i], before->vectors[i], features & HAS_AVX512 ? 64 : 32) == 0,
+				   __FILE__, __LINE__, "%s: vector register %u is kept", who, i);
 	if (features & HAS_AVX512)
-		live_check(memcmp(now->masks, before->masks, 64) == 0, __FILE__, __LINE__, "%s: mask registers are kept", who);
+		live_check(memcmp(now->masks, before->masks, 64) == 0, __FILE__, __LINE__,
+			   "%s: mask registers are kept", who);
 }
 
-static void check_general_equal(const struct registers *now, const struct registers *before, const char *who, unsigned but)
+static void check_general_equal(const struct registers *now, const struct registers *before, const char *who,
+				unsigned but)
 {
 	for (int i = 0; i < 16; i++)
 		if (i != RSP && !(but >> i & 1))
-			live_check(now->general[i] == before->general[i], __FILE__, __LINE__, "%s: general register %d is kept (%#lx, %#lx)",
-				   who, i, now->general[i], before->general[i]);
+			live_check(now->general[i] == before->general[i], __FILE__, __LINE__,
+				   "%s: general register %d is kept (%#lx, %#lx)", who, i, now->general[i],
+				   before->general[i]);
 }
 
 /* ---- from one life to the next ----------------------------------------------------------------------------------- */
@@ -311,50 +345,6 @@ static void begin_clean(void)
 			check_clean(&seen->store, endings[i].name);
 			ASSERT_EQUAL(seen->store.general[RBX], (uint64_t)store_registers);
 		}
-}
-
-static __thread uint64_t in_tls = 0x715;
-
-/* One body, so that all lives are in one address space; the argument says what to do. */
-static void *use_segments(void *what)
-{
-	switch ((uintptr_t)what) {
-	case 1: /* selectors */
-		__asm__ volatile("movl $0x2b, %%eax; movw %%ax, %%ds; movw %%ax, %%es; movw %%ax, %%fs; movw %%ax, %%gs; ud2" ::
-					 : "eax");
-		__builtin_unreachable();
-	case 2: /* null selectors */
-		__asm__ volatile("xorl %%eax, %%eax; movw %%ax, %%fs; movw %%ax, %%gs; ud2" ::: "eax");
-		__builtin_unreachable();
-	case 3: /* bases, where ring 3 can */
-		__asm__ volatile("movl $0x20000, %%eax; wrfsbase %%rax; wrgsbase %%rax; ud2" ::: "rax");
-		__builtin_unreachable();
-	case 4: /* the same, and the life goes on to its end */
-		__asm__ volatile("movl $0x20000, %%eax; wrgsbase %%rax; movl $0x2b, %%eax; movw %%ax, %%ds; movw %%ax, %%es" ::: "rax");
-		return (void *)2;
-	default: /* thread-local storage, and what is at GS: nothing */
-		return (void *)in_tls;
-	}
-}
-
-static void thread_pointer(void)
-{
-	find_features();
-	for (uintptr_t what = 1; what <= 4; what++) {
-		uint64_t space;
-		struct life life = live_run_bare(use_segments, (void *)9);
-
-		ASSERT_RETURNED(life, 0x715);
-		space = life.info.address_space;
-		if (what >= 3 && !(features & HAS_GS_BASE))
-			continue;
-		life = live_run_bare(use_segments, (void *)what);
-		ASSERT_END(life, what == 4 ? STHREAD_RETURNED : STHREAD_FAULTED);
-		ASSERT_EQUAL(life.info.address_space, space);
-		life = live_run_bare(use_segments, (void *)9);
-		ASSERT_RETURNED(life, 0x715);
-		ASSERT_EQUAL(life.info.address_space, space);
-	}
 }
 
 /* The check above would notice: here the same registers are stored after they were loaded. */
@@ -416,17 +406,19 @@ static void parked_read(void)
 		plan->load.general[RDI] = (uint64_t)ends[0];
 		plan->load.general[RSI] = (uint64_t)&plan->store.unused;
 		plan->load.general[RDX] = 8;
-		ASSERT_EQUAL(sthread_create(&st, &sc, load_and_act, plan), 0);
+		ASSERT_EQUAL(live_create(&st, &sc, load_and_act, plan), 0);
 		ASSERT_EQUAL(sthread_state(st, &state), 0);
 		ASSERT_EQUAL(state, STHREAD_PARKED);
 		disturb(&other, noise);
 		ASSERT_EQUAL(write(ends[1], "abcdefgh", 8), 8);
-		ASSERT_EQUAL(sthread_step(st), 0);
+		ASSERT_EQUAL(live_step(st), 0);
 		ASSERT_RETURNED(live_join(st), 1);
 		ASSERT_EQUAL(plan->store.general[RAX], 8);
 		check_vectors_equal(&plan->store, &plan->load, "across a parked read");
-		live_check(is_zero(plan->store.selectors, 8), __FILE__, __LINE__, "selectors are kept across a parked read");
-		check_general_equal(&plan->store, &plan->load, "across a parked read", 1u << RAX | 1u << RCX | 1u << R11);
+		live_check(is_zero(plan->store.selectors, 8), __FILE__, __LINE__,
+			   "selectors are kept across a parked read");
+		check_general_equal(&plan->store, &plan->load, "across a parked read",
+				    1u << RAX | 1u << RCX | 1u << R11);
 	}
 	sc_destroy(&sc);
 }
@@ -491,13 +483,14 @@ static void parked_by_itself(void)
 	plan->store.features = features;
 	plan->act = (uint64_t)act_call;
 	plan->function = (uint64_t)sthread_park;
-	ASSERT_EQUAL(sthread_create(&st, &sc, load_and_act, plan), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, load_and_act, plan), 0);
 	disturb(&other, noise);
-	ASSERT_EQUAL(sthread_step(st), 0);
+	ASSERT_EQUAL(live_step(st), 0);
 	ASSERT_RETURNED(live_join(st), 1);
 	check_general_equal(&plan->store, &plan->load, "across sthread_park()", ~callee_saved);
 	ASSERT_EQUAL(plan->store.flags & FLAGS_CONTROL, 0);
-	live_check(memcmp(plan->store.legacy, plan->load.legacy, 2) == 0, __FILE__, __LINE__, "the x87 control word is kept");
+	live_check(memcmp(plan->store.legacy, plan->load.legacy, 2) == 0, __FILE__, __LINE__,
+		   "the x87 control word is kept");
 	ASSERT_EQUAL(*(uint32_t *)(plan->store.legacy + 24) & 0xffc0, 0xffc0);
 	/* The other vector registers are the callee's, but nothing of a stranger may be in them. */
 	for (unsigned i = 0; (features & HAS_AVX) && i < vector_count(); i++)
@@ -554,13 +547,14 @@ static void gates(void)
 		for (unsigned i = 0; (features & HAS_AVX) && i < vector_count(); i++)
 			live_check(is_zero(plan->store.vectors[i], features & HAS_AVX512 ? 64 : 32), __FILE__, __LINE__,
 				   "vector register %u has nothing of the gate", i);
-		live_check(is_zero(plan->store.legacy + 32, 128), __FILE__, __LINE__, "x87 registers have nothing of the gate");
+		live_check(is_zero(plan->store.legacy + 32, 128), __FILE__, __LINE__,
+			   "x87 registers have nothing of the gate");
 	}
 }
 
 static const struct harness_test tests[] = {
-	{ "a life begins with clean registers, whatever the last one left and however it ended", begin_clean, HARNESS_FORK },
-	{ "a life has its thread-local storage, whatever the last one did to FS", thread_pointer, HARNESS_FORK },
+	{ "a life begins with clean registers, whatever the last one left and however it ended", begin_clean,
+	  HARNESS_FORK },
 	{ "what is stored is what was loaded (control)", noticed, HARNESS_FORK },
 	{ "a read that parks keeps every register, vectors included", parked_read, HARNESS_FORK },
 	{ "an sthread stopped by the clock finds its registers again", stopped_by_the_clock, HARNESS_FORK },

@@ -9,7 +9,10 @@
 
 #include "live.h"
 
-enum { PAGE = 4096, BOTH = PROT_READ | PROT_WRITE };
+enum {
+	PAGE = 4096,
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 static void policy_with(sc_t *sc, tag_t tag, int prot)
 {
@@ -73,7 +76,7 @@ static void deleted_under_a_parked_sthread(void)
 {
 	live_init();
 
-	for (int delete = 0; delete < 2; delete++) {
+	for (int delete = 0; delete < 2; delete ++) {
 		tag_t tag = tag_new();
 		uint8_t *at = smalloc(tag, PAGE);
 		sthread_t st;
@@ -81,10 +84,10 @@ static void deleted_under_a_parked_sthread(void)
 
 		at[0] = 0x21;
 		policy_with(&sc, tag, BOTH);
-		ASSERT_EQUAL(sthread_create(&st, &sc, read_park_read, at), 0);
+		ASSERT_EQUAL(live_create(&st, &sc, read_park_read, at), 0);
 		if (delete)
 			ASSERT_EQUAL(tag_delete(tag), 0);
-		ASSERT_EQUAL(sthread_step(st), 0);
+		ASSERT_EQUAL(live_step(st), 0);
 		if (delete)
 			ASSERT_PAGE_FAULT(live_join(st), READ_ABSENT, at);
 		else
@@ -150,7 +153,8 @@ static void deletion_is_prompt(void)
 {
 	double took = delete_under_a_running_sthread();
 
-	live_check(took < 1 * harness_time_scale(), __FILE__, __LINE__, "tag_delete() returns within a second (it took %f)", took);
+	live_check(took < 1 * harness_time_scale(), __FILE__, __LINE__,
+		   "tag_delete() returns within a second (it took %f)", took);
 }
 
 /* One shape, two tags in turn: the address space is recycled and the tag of the last life is gone from it. */
@@ -188,7 +192,9 @@ static void one_life_only(void)
 /* So many address spaces that shapes have to share them: rights of one shape are not left for another. */
 static void other_shapes(void)
 {
-	enum { SPACES = 80 };
+	enum {
+		SPACES = 80
+	};
 	static sthread_t parked[SPACES];
 
 	live_init();
@@ -203,9 +209,9 @@ static void other_shapes(void)
 	policy_with(&read_only, tag, PROT_READ);
 	sc_init(&none);
 	for (int i = 0; i < SPACES; i++)
-		ASSERT_EQUAL(sthread_create(&parked[i], &both, body_park_then_read, at), 0);
+		ASSERT_EQUAL(live_create(&parked[i], &both, body_park_then_read, at), 0);
 	for (int i = 0; i < SPACES; i++) {
-		ASSERT_EQUAL(sthread_step(parked[i]), 0);
+		ASSERT_EQUAL(live_step(parked[i]), 0);
 		ASSERT_RETURNED(live_join(parked[i]), 0x41);
 	}
 	for (int i = 0; i < 20; i++) {
@@ -319,7 +325,8 @@ static void allocation_is_limited(void)
 	policy_with(&sc, tag, BOTH);
 	sc_memory_quota(&sc, 16 << 20);
 	ASSERT_END(live_run(&sc, allocate_for_ever, request), STHREAD_RETURNED);
-	live_check(request->got <= 16, __FILE__, __LINE__, "a quota of 16 MiB limits tagged memory too (it got %u MiB)", request->got);
+	live_check(request->got <= 16, __FILE__, __LINE__, "a quota of 16 MiB limits tagged memory too (it got %u MiB)",
+		   request->got);
 }
 
 static void *scribble(void *at)
@@ -352,9 +359,11 @@ static const struct harness_test tests[] = {
 	{ "a tag is absent unless granted, and then has the rights granted", rights, HARNESS_FORK },
 	{ "memory of a deleted tag is zeros for its next owner", memory_of_a_deleted_tag, HARNESS_FORK },
 	{ "a deleted tag is gone for a parked sthread", deleted_under_a_parked_sthread, HARNESS_FORK },
-	{ "a deleted tag is gone for an sthread running on another thread", deleted_under_a_running_sthread, HARNESS_FORK },
+	{ "a deleted tag is gone for an sthread running on another thread", deleted_under_a_running_sthread,
+	  HARNESS_FORK },
 	{ "deleting a tag does not wait for the end of an sthread that spins", deletion_is_prompt, HARNESS_FORK },
-	{ "a tag granted to one life is absent in the next one of the same address space", one_life_only, HARNESS_FORK },
+	{ "a tag granted to one life is absent in the next one of the same address space", one_life_only,
+	  HARNESS_FORK },
 	{ "rights in an address space do not outlast a change of the policy's shape", other_shapes, HARNESS_FORK },
 	{ "no stale translation shows the next owner of a deleted tag's memory", stale_translations, HARNESS_FORK },
 	{ "smalloc() inside gives zeroed memory of tags granted for writing only", allocation_inside, HARNESS_FORK },

@@ -15,14 +15,18 @@
 #include "live.h"
 #include "supervisor.h"
 
-enum { PAGE = 4096, MIB = 1 << 20, BOTH = PROT_READ | PROT_WRITE };
+enum {
+	PAGE = 4096,
+	MIB = 1 << 20,
+	BOTH = PROT_READ | PROT_WRITE
+};
 
 /* What bodies are told, in a tag. */
 struct shared {
 	uint64_t window, read_only, tag_end;
 	int in, out;
-	long wrong;        /* number of wrong answers */
-	long first[4];     /* call, pointer, answer, expected */
+	long wrong;    /* number of wrong answers */
+	long first[4]; /* call, pointer, answer, expected */
 };
 
 static struct shared *share(tag_t *tag, sc_t *sc)
@@ -64,11 +68,24 @@ static long call(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
 static void *wild_outputs(void *argument)
 {
 	struct shared *shared = argument;
-	const uint64_t pointers[] = { 0, 8, 0xfff0, 0x12340000, shared->window + WINDOW_MONITOR, shared->window + WINDOW_DESCRIPTORS,
-				      shared->window + WINDOW_PROCESSORS + PAGE, shared->window + WINDOW_LIFE,
-				      shared->window + WINDOW_LIFE_MONITOR, shared->window + WINDOW_TRAMPOLINE, (uint64_t)constants,
-				      (uint64_t)wild_outputs, shared->read_only, 0x7ffffffff000, 0x800000000000, 0xffff888000000000,
-				      0xffffffffffffffff, 0xfffffffffffff000 };
+	const uint64_t pointers[] = { 0,
+				      8,
+				      0xfff0,
+				      0x12340000,
+				      shared->window + WINDOW_MONITOR,
+				      shared->window + WINDOW_DESCRIPTORS,
+				      shared->window + WINDOW_PROCESSORS + PAGE,
+				      shared->window + WINDOW_LIFE,
+				      shared->window + WINDOW_LIFE_MONITOR,
+				      shared->window + WINDOW_TRAMPOLINE,
+				      (uint64_t)constants,
+				      (uint64_t)wild_outputs,
+				      shared->read_only,
+				      0x7ffffffff000,
+				      0x800000000000,
+				      0xffff888000000000,
+				      0xffffffffffffffff,
+				      0xfffffffffffff000 };
 	uint64_t fd = (uint64_t)shared->in;
 
 	for (size_t i = 0; i < sizeof(pointers) / sizeof(*pointers); i++) {
@@ -83,7 +100,8 @@ static void *wild_outputs(void *argument)
 		expect(shared, SYS_clock_gettime, at, call(SYS_clock_gettime, CLOCK_MONOTONIC, at, 0, 0), -EFAULT);
 		expect(shared, SYS_getrandom, at, call(SYS_getrandom, at, 100, 0, 0), -EFAULT);
 		if (at) {
-			expect(shared, SYS_clock_getres, at, call(SYS_clock_getres, CLOCK_MONOTONIC, at, 0, 0), -EFAULT);
+			expect(shared, SYS_clock_getres, at, call(SYS_clock_getres, CLOCK_MONOTONIC, at, 0, 0),
+			       -EFAULT);
 			expect(shared, SYS_gettimeofday, at, call(SYS_gettimeofday, at, 0, 0, 0), -EFAULT);
 			expect(shared, SYS_time, at, call(SYS_time, at, 0, 0, 0), -EFAULT);
 			expect(shared, SYS_getcpu, at, call(SYS_getcpu, at, 0, 0, 0), -EFAULT);
@@ -96,9 +114,19 @@ static void *wild_outputs(void *argument)
 static void *wild_inputs(void *argument)
 {
 	struct shared *shared = argument;
-	const uint64_t pointers[] = { 0, 8, 0xfff0, 0x12340000, shared->window + WINDOW_MONITOR, shared->window + WINDOW_DESCRIPTORS,
-				      shared->window + WINDOW_PROCESSORS + PAGE, shared->window + WINDOW_LIFE_MONITOR, 0x7ffffffff000,
-				      0x800000000000, 0xffff888000000000, 0xffffffffffffffff, 0xfffffffffffff000 };
+	const uint64_t pointers[] = { 0,
+				      8,
+				      0xfff0,
+				      0x12340000,
+				      shared->window + WINDOW_MONITOR,
+				      shared->window + WINDOW_DESCRIPTORS,
+				      shared->window + WINDOW_PROCESSORS + PAGE,
+				      shared->window + WINDOW_LIFE_MONITOR,
+				      0x7ffffffff000,
+				      0x800000000000,
+				      0xffff888000000000,
+				      0xffffffffffffffff,
+				      0xfffffffffffff000 };
 	uint64_t fd = (uint64_t)shared->out;
 
 	for (size_t i = 0; i < sizeof(pointers) / sizeof(*pointers); i++) {
@@ -124,8 +152,9 @@ static void *wild_inputs(void *argument)
 
 static void check_answers(const struct shared *shared)
 {
-	live_check(shared->wrong == 0, __FILE__, __LINE__, "%ld wrong answers; the first: call %ld at %#lx said %ld, not %ld",
-		   shared->wrong, shared->first[0], shared->first[1], shared->first[2], shared->first[3]);
+	live_check(shared->wrong == 0, __FILE__, __LINE__,
+		   "%ld wrong answers; the first: call %ld at %#lx said %ld, not %ld", shared->wrong, shared->first[0],
+		   shared->first[1], shared->first[2], shared->first[3]);
 }
 
 static void wild_pointers(void)
@@ -181,7 +210,8 @@ static void *wild_numbers(void *argument)
 		expect(shared, not_calls[i], 0, call(not_calls[i], 0, 0, 0, 0), -ENOSYS);
 	for (long fd = -3; fd < 1000; fd++)
 		if (fd != (long)in && fd != (long)out)
-			expect(shared, SYS_read, (uint64_t)fd, call(SYS_read, (uint64_t)fd, (uint64_t)buffer, 1, 0), -EBADF);
+			expect(shared, SYS_read, (uint64_t)fd, call(SYS_read, (uint64_t)fd, (uint64_t)buffer, 1, 0),
+			       -EBADF);
 	const uint64_t not_files[] = { (uint64_t)INT_MIN, INT_MAX, UINT64_MAX, (uint64_t)LONG_MIN };
 
 	for (size_t i = 0; i < sizeof(not_files) / sizeof(*not_files); i++) {
@@ -195,8 +225,10 @@ static void *wild_numbers(void *argument)
 	expect(shared, SYS_writev, 0, call(SYS_writev, out, (uint64_t)buffer, 1025, 0), -EINVAL);
 	expect(shared, SYS_mmap, 0, call(SYS_mmap, 0, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS), -EINVAL);
 	expect(shared, SYS_mmap, 1, call(SYS_mmap, 0, UINT64_MAX, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS), -EINVAL);
-	expect(shared, SYS_mmap, 2, call(SYS_mmap, 0, (uint64_t)1 << 46, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS), -ENOMEM);
-	expect(shared, SYS_munmap, 0, call(SYS_munmap, (uint64_t)wild_numbers & ~(uint64_t)(PAGE - 1), PAGE, 0, 0), -EPERM);
+	expect(shared, SYS_mmap, 2, call(SYS_mmap, 0, (uint64_t)1 << 46, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS),
+	       -ENOMEM);
+	expect(shared, SYS_munmap, 0, call(SYS_munmap, (uint64_t)wild_numbers & ~(uint64_t)(PAGE - 1), PAGE, 0, 0),
+	       -EPERM);
 	expect(shared, SYS_munmap, 1, call(SYS_munmap, shared->window + WINDOW_TRAMPOLINE, PAGE, 0, 0), -EPERM);
 	expect(shared, SYS_munmap, 2, call(SYS_munmap, shared->window + SPACE_ARENA, (uint64_t)1 << 63, 0, 0), -EPERM);
 	expect(shared, SYS_munmap, 3, call(SYS_munmap, shared->window + SPACE_ARENA + 1, PAGE, 0, 0), -EINVAL);
