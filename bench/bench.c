@@ -478,6 +478,12 @@ static void run_round(struct measurement *measurement, struct fact *facts)
 	measure_in_child(measurement, group_https, NULL, https);
 }
 
+static _Noreturn void explain(void)
+{
+	fprintf(stderr, "Usage: bench [--quick] [--rounds=1..10] [--json=FILE] [--httpd=PROGRAM]\n");
+	exit(2);
+}
+
 static void parse(int argc, char **argv)
 {
 	static const struct option known[] = {
@@ -488,21 +494,25 @@ static void parse(int argc, char **argv)
 		{ 0 },
 	};
 	for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
-		if (option == 'q')
+		switch (option) {
+		case 'q':
 			options.quick = true;
-		else if (option == 'r')
+			break;
+		case 'r':
 			options.rounds = (unsigned)strtoul(optarg, NULL, 10);
-		else if (option == 'j')
+			break;
+		case 'j':
 			options.json = optarg;
-		else if (option == 'h')
+			break;
+		case 'h':
 			options.httpd = optarg;
-		else
-			optind = argc + 1;
+			break;
+		default:
+			explain();
+		}
 	}
-	if (optind != argc || !options.rounds || options.rounds > 10) {
-		fprintf(stderr, "Usage: bench [--quick] [--rounds=1..10] [--json=FILE] [--httpd=PROGRAM]\n");
-		exit(2);
-	}
+	if (optind != argc || !options.rounds || options.rounds > 10)
+		explain();
 	if (options.quick)
 		options.rounds = 1;
 }

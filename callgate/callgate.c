@@ -10,7 +10,9 @@
 
 #include "compartment.h"
 
-enum { WAIT_SECONDS = 2 }; /* for a gate that another thread is in */
+enum {
+	WAIT_SECONDS = 2
+}; /* for a gate that another thread is in */
 
 bool supervisor_gate_exists(cgate_t gate)
 {
@@ -139,13 +141,16 @@ static uint64_t message_address(uint64_t offset)
 /* Puts a message, already copied, into the gate's memory and begins the call.  Returns 0 or an errno. */
 static int begin_message(struct gate *gate, const uint8_t *in, size_t size, size_t room)
 {
-	struct cgate_buffer buffer = { .in = (void *)message_address(SPACE_MESSAGE_IN), .inlen = size,
-				       .out = (void *)message_address(SPACE_MESSAGE_OUT), .outlen = room };
+	struct cgate_buffer buffer = { .in = (void *)message_address(SPACE_MESSAGE_IN),
+				       .inlen = size,
+				       .out = (void *)message_address(SPACE_MESSAGE_OUT),
+				       .outlen = room };
 	int error = begin_call(gate, message_address(SPACE_MESSAGE));
 	if (error)
 		return error;
 	struct memory_bounds bounds = compartment_bounds(&gate->compartment);
-	if (address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer, sizeof buffer) != 0 ||
+	if (address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
+				sizeof buffer) != 0 ||
 	    address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_IN), in, size) != 0) {
 		end_life(gate); /* part of a message that was never delivered is in it */
 		return ENOMEM;
@@ -162,9 +167,11 @@ static int take_answer(struct gate *gate, uint64_t result, uint8_t *answer, size
 	struct memory_bounds bounds = compartment_bounds(&gate->compartment);
 	if (result)
 		return result < 4096 ? (int)result : EPROTO;
-	if (address_space_read(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer, sizeof buffer) != 0 ||
+	if (address_space_read(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
+			       sizeof buffer) != 0 ||
 	    buffer.outlen > gate->answer_room ||
-	    address_space_read(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_OUT), answer, buffer.outlen) != 0)
+	    address_space_read(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_OUT), answer,
+			       buffer.outlen) != 0)
 		return EPROTO;
 	*size = buffer.outlen;
 	return 0;
@@ -222,7 +229,9 @@ static int deliver(struct gate *gate, struct compartment *caller, uint64_t resul
 	if (!gate->is_message) {
 		if (!gate->result_at)
 			return 0;
-		return address_space_write(caller->space, &bounds, gate->result_at, &result, sizeof result) == 0 ? 0 : EFAULT;
+		return address_space_write(caller->space, &bounds, gate->result_at, &result, sizeof result) == 0 ?
+			       0 :
+			       EFAULT;
 	}
 	uint8_t answer[CGATE_BUFFER_MAX];
 	size_t size = 0;
@@ -256,8 +265,8 @@ int gate_finish(struct sthread *sthread, struct compartment *caller, bool return
 /* ---- the public interface -------------------------------------------------------------------------- */
 
 /* A call from host mode.  in NULL: a plain call with *result; else a message. */
-static int call_from_host(cgate_t handle, uint64_t argument, uint64_t *result, const uint8_t *in, size_t size, uint8_t *answer,
-			  size_t *answer_size)
+static int call_from_host(cgate_t handle, uint64_t argument, uint64_t *result, const uint8_t *in, size_t size,
+			  uint8_t *answer, size_t *answer_size)
 {
 	struct sthread sthread = { .handle = -1 };
 	struct gate *gate;
@@ -287,7 +296,8 @@ static int call_from_host(cgate_t handle, uint64_t argument, uint64_t *result, c
 int cgate_call(cgate_t gate, void *arg, void **ret)
 {
 	if (supervisor_inside())
-		return supervisor_answer(supervisor_service_yielding(SERVICE_GATE, (uint64_t)gate, (uint64_t)arg, (uint64_t)ret, 0, 0));
+		return supervisor_answer(
+			supervisor_service_yielding(SERVICE_GATE, (uint64_t)gate, (uint64_t)arg, (uint64_t)ret, 0, 0));
 	if (supervisor_enter() != 0)
 		return -1;
 	uint64_t result = 0;
@@ -302,8 +312,8 @@ int cgate_call(cgate_t gate, void *arg, void **ret)
 int cgate_call_buf(cgate_t gate, const void *in, size_t inlen, void *out, size_t *outlen)
 {
 	if (supervisor_inside())
-		return supervisor_answer(supervisor_service_yielding(SERVICE_GATE_BUFFER, (uint64_t)gate, (uint64_t)in, inlen,
-								    (uint64_t)out, (uint64_t)outlen));
+		return supervisor_answer(supervisor_service_yielding(SERVICE_GATE_BUFFER, (uint64_t)gate, (uint64_t)in,
+								     inlen, (uint64_t)out, (uint64_t)outlen));
 	if (supervisor_enter() != 0)
 		return -1;
 	size_t size = outlen ? *outlen : 0;

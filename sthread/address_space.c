@@ -12,12 +12,17 @@
 enum {
 	WORKING_SET_PAGES = 512,    /* remembered for each shape */
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
-	KEPT_PAGES = 1024,  /* private pages an idle address space keeps; more are given back */
-	FILL_AROUND = 16,   /* entries of a sparse region filled in at one fault */
-	WORKING_SETS = 256, /* shapes whose working set is remembered */
-	CANARY_OFFSET = 0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
+	KEPT_PAGES = 1024,          /* private pages an idle address space keeps; more are given back */
+	FILL_AROUND = 16,           /* entries of a sparse region filled in at one fault */
+	WORKING_SETS = 256,         /* shapes whose working set is remembered */
+	CANARY_OFFSET =
+		0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
 };
-enum { FAULT_PRESENT = 1, FAULT_WRITE = 2, FAULT_EXECUTE = 16 };
+enum {
+	FAULT_PRESENT = 1,
+	FAULT_WRITE = 2,
+	FAULT_EXECUTE = 16
+};
 
 #define USER_DATA (DUNE_PTE_PRESENT | DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE)
 
@@ -99,9 +104,8 @@ static int make_private(struct address_space *space, uint64_t address, uint64_t 
 			dune_vcpu_accept(vcpu, &space->context);
 		return 0;
 	}
-	struct dune_edit edit = {
-		.entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host), .value = private_value(frame)
-	};
+	struct dune_edit edit = { .entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host),
+				  .value = private_value(frame) };
 	if (!vcpu || dune_vcpu_edit(vcpu, &space->context, &edit, 1) != 0)
 		return -1;
 	supervisor.statistics.monitor_edits++;
@@ -148,9 +152,9 @@ static int edit_add(struct edit_list *list, uint64_t *entry, uint64_t value)
 		list->edits = grown;
 		list->room = room;
 	}
-	list->edits[list->count++] = (struct dune_edit){
-		.entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host), .value = value
-	};
+	list->edits[list->count++] =
+		(struct dune_edit){ .entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host),
+				    .value = value };
 	return 0;
 }
 
@@ -195,7 +199,8 @@ static int give_back_growth(struct address_space *space)
 
 static uint64_t tag_page_value(uint64_t offset, int prot)
 {
-	return (supervisor.machine->tags.physical + offset) | USER_DATA | (prot & 2 /* PROT_WRITE */ ? DUNE_PTE_WRITE : 0);
+	return (supervisor.machine->tags.physical + offset) | USER_DATA |
+	       (prot & 2 /* PROT_WRITE */ ? DUNE_PTE_WRITE : 0);
 }
 
 static int map_tag(struct address_space *space, const struct policy_tag *grant)
@@ -258,7 +263,8 @@ static int bind_tags(struct address_space *space, const struct policy *policy)
 	for (unsigned i = 0; i < space->tags; i++) {
 		bool keep = false;
 		for (unsigned j = 0; j < policy->tags; j++)
-			keep = keep || (policy->tag[j].tag == space->tag[i].tag && policy->tag[j].prot == space->tag[i].prot);
+			keep = keep ||
+			       (policy->tag[j].tag == space->tag[i].tag && policy->tag[j].prot == space->tag[i].prot);
 		if (keep) {
 			keeping[kept++] = space->tag[i];
 			continue;
@@ -462,9 +468,13 @@ static struct address_space *take_idle(const struct policy *policy, uint64_t sha
 {
 	struct address_space **best = NULL;
 	int best_score = space_count < SPACES_BEFORE_SHARING ? 0 : -1;
-	enum { LOOK_AT = 64, PERFECT = 3 };
+	enum {
+		LOOK_AT = 64,
+		PERFECT = 3
+	};
 	unsigned seen = 0;
-	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_score < PERFECT; link = &(*link)->next_idle, seen++) {
+	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_score < PERFECT;
+	     link = &(*link)->next_idle, seen++) {
 		int score = (*link)->poisoned ? -1 : (*link)->shape != shape ? 0 : 2 + maps_exactly(*link, policy);
 		if (score > best_score) {
 			best_score = score;
@@ -537,7 +547,8 @@ static bool within_quota(const struct address_space *space, const struct memory_
 static bool is_growth(const struct memory_bounds *bounds, uint64_t address)
 {
 	uint64_t offset = address - supervisor.machine->window;
-	return (offset >= SPACE_STACK_LOW && offset < SPACE_STACK_TOP) || (offset >= SPACE_MESSAGE_IN && offset < SPACE_MESSAGE_END) ||
+	return (offset >= SPACE_STACK_LOW && offset < SPACE_STACK_TOP) ||
+	       (offset >= SPACE_MESSAGE_IN && offset < SPACE_MESSAGE_END) ||
 	       (offset >= SPACE_ARENA && offset < SPACE_ARENA_END && address < bounds->arena_end) ||
 	       (address >= supervisor.snapshot.heap_end && address < bounds->heap_end);
 }
@@ -554,7 +565,8 @@ static int bring_in(struct address_space *space, const struct memory_bounds *bou
 	}
 	const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, page);
 	if (region) {
-		uint64_t end = page + FILL_AROUND * DUNE_PAGE_SIZE < region->end ? page + FILL_AROUND * DUNE_PAGE_SIZE : region->end;
+		uint64_t end = page + FILL_AROUND * DUNE_PAGE_SIZE < region->end ? page + FILL_AROUND * DUNE_PAGE_SIZE :
+										   region->end;
 		for (uint64_t at = page; at < end; at += DUNE_PAGE_SIZE) {
 			uint64_t *entry = entry_make(space, at);
 			if (!entry)
@@ -573,7 +585,8 @@ static int bring_in(struct address_space *space, const struct memory_bounds *bou
 }
 
 /* Makes the page usable as asked, if the compartment has the right.  answering: as for make_private(). */
-static uint64_t *reach(struct address_space *space, const struct memory_bounds *bounds, uint64_t page, bool write, bool answering)
+static uint64_t *reach(struct address_space *space, const struct memory_bounds *bounds, uint64_t page, bool write,
+		       bool answering)
 {
 	if (page < 0x10000 || page >= DUNE_USER_END)
 		return NULL;
@@ -595,14 +608,15 @@ static uint64_t *reach(struct address_space *space, const struct memory_bounds *
 	return entry;
 }
 
-int address_space_fault(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, uint64_t error_code)
+int address_space_fault(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,
+			uint64_t error_code)
 {
 	const uint64_t *entry = reach(space, bounds, address & ~DUNE_PAGE_MASK, error_code & FAULT_WRITE, true);
 	return entry && !(error_code & FAULT_EXECUTE && *entry & DUNE_PTE_NO_EXECUTE) ? 0 : -1;
 }
 
-ssize_t address_space_pieces(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, size_t length,
-			     bool write, struct iovec *pieces, int room, int *count)
+ssize_t address_space_pieces(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,
+			     size_t length, bool write, struct iovec *pieces, int room, int *count)
 {
 	size_t done = 0;
 	*count = 0;
@@ -632,8 +646,8 @@ ssize_t address_space_pieces(struct address_space *space, const struct memory_bo
 	return (ssize_t)done;
 }
 
-static int copy(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, uint8_t *ours, size_t length,
-		bool write)
+static int copy(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, uint8_t *ours,
+		size_t length, bool write)
 {
 	while (length) {
 		struct iovec piece;
@@ -652,18 +666,20 @@ static int copy(struct address_space *space, const struct memory_bounds *bounds,
 	return 0;
 }
 
-int address_space_read(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, void *to, size_t length)
+int address_space_read(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, void *to,
+		       size_t length)
 {
 	return copy(space, bounds, address, to, length, false);
 }
 
-int address_space_write(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, const void *from,
-			size_t length)
+int address_space_write(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,
+			const void *from, size_t length)
 {
 	return copy(space, bounds, address, (uint8_t *)(uintptr_t)from, length, true);
 }
 
-int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to, size_t room)
+int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to,
+			 size_t room)
 {
 	size_t have = 0;
 	while (have < room) {

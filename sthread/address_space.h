@@ -23,27 +23,27 @@ struct address_space {
 	struct dune_context context;
 	uint64_t id;
 	uint64_t lives;
-	uint64_t shape;       /* of the last policy that used it */
+	uint64_t shape; /* of the last policy that used it */
 	struct private_page *pages;
 	size_t page_count, page_room;
-	size_t learned;       /* pages there were when this life began */
-	size_t table_pages, tables_before; /* page tables made, and made when this life began */
+	size_t learned;                     /* pages there were when this life began */
+	size_t table_pages, tables_before;  /* page tables made, and made when this life began */
 	struct policy_tag tag[POLICY_TAGS]; /* mapped */
 	unsigned tags;
 	struct dune_life *life;
-	uint8_t *canary;      /* where the stack canary of this space is, here */
+	uint8_t *canary;              /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
-	unsigned revoking; /* threads that wait for it to stop, to take rights away */
-	bool poisoned; /* rights could not be taken away: never to run again */
-	struct address_space *next; /* all of them */
+	unsigned revoking;            /* threads that wait for it to stop, to take rights away */
+	bool poisoned;                /* rights could not be taken away: never to run again */
+	struct address_space *next;   /* all of them */
 	struct address_space *next_idle;
 };
 
 /* What the memory of a life may be, beyond the snapshot; kept by the compartment. */
 struct memory_bounds {
-	uint64_t heap_end;  /* program break: [snapshot.heap_end, heap_end) is private growth */
-	uint64_t arena_end; /* [window + SPACE_ARENA, arena_end) is private */
-	uint64_t quota;     /* bytes */
+	uint64_t heap_end;      /* program break: [snapshot.heap_end, heap_end) is private growth */
+	uint64_t arena_end;     /* [window + SPACE_ARENA, arena_end) is private */
+	uint64_t quota;         /* bytes */
 	uint64_t *pages_copied; /* counter */
 };
 
@@ -59,19 +59,22 @@ uint64_t address_space_restore(struct address_space *space);
 int address_space_begin(struct address_space *space, uint64_t instance);
 
 /* Answers a page fault.  Returns 0 if the compartment can go on, -1 if it had no right to the access. */
-int address_space_fault(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, uint64_t error_code);
+int address_space_fault(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,
+			uint64_t error_code);
 
 /* Describes [address, address + length) of a compartment's memory as pieces of ours, by the compartment's own rights,
  * making private copies where it writes.  Returns the number of bytes described (it stops at a hole or when `room`
  * pieces are used), -1 with EFAULT if not even the first is. */
-ssize_t address_space_pieces(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, size_t length,
-			     bool write, struct iovec *pieces, int room, int *count);
+ssize_t address_space_pieces(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,
+			     size_t length, bool write, struct iovec *pieces, int room, int *count);
 /* Copy between a compartment's memory and ours.  Return 0, or -1 with EFAULT and part of it copied. */
-int address_space_read(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, void *to, size_t length);
-int address_space_write(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, const void *from,
-			size_t length);
+int address_space_read(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, void *to,
+		       size_t length);
+int address_space_write(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,
+			const void *from, size_t length);
 /* Copies a string of at most room - 1 bytes.  Errors: EFAULT; ENAMETOOLONG. */
-int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to, size_t room);
+int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to,
+			 size_t room);
 /* Zeroes the private pages in [start, end): memory that the compartment gave back. */
 void address_space_clear(struct address_space *space, uint64_t start, uint64_t end);
 

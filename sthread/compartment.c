@@ -31,7 +31,8 @@ static int open_files(struct compartment *compartment)
 			return dune_fail(EBADF, "the policy names a file that sc_destroy() has released");
 		}
 		open_file_get(file);
-		descriptor_add(compartment, file, grant->number, grant->prot); /* a policy has fewer than there is room for */
+		descriptor_add(compartment, file, grant->number,
+			       grant->prot); /* a policy has fewer than there is room for */
 	}
 	for (unsigned i = 0; i < policy->paths; i++) {
 		struct open_file *file = policy_open_file(policy->path[i].file);

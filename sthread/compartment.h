@@ -8,7 +8,9 @@
 #include "address_space.h"
 #include "callgate.h"
 
-enum { COMPARTMENT_FILES = 64 };
+enum {
+	COMPARTMENT_FILES = 64
+};
 
 struct descriptor {
 	struct open_file *file; /* NULL: free */
@@ -73,10 +75,10 @@ struct gate {
 	cgate_fn entry;
 	void *trusted;
 	struct policy policy;
-	sc_t words;  /* the same policy: holds the references to its files */
-	bool fresh;  /* pristine for each call */
-	bool alive;  /* its compartment has begun a life */
-	bool busy;   /* a call is under way */
+	sc_t words; /* the same policy: holds the references to its files */
+	bool fresh; /* pristine for each call */
+	bool alive; /* its compartment has begun a life */
+	bool busy;  /* a call is under way */
 	struct compartment compartment;
 	/* The call under way: where its caller wants what. */
 	bool is_message;
@@ -90,7 +92,7 @@ struct sthread {
 	struct gate *gates[CGATE_DEPTH_MAX]; /* the gates it is in, innermost last */
 	unsigned depth;
 	enum sthread_state state;
-	bool busy;           /* a thread is driving it */
+	bool busy; /* a thread is driving it */
 	bool killed;
 	bool retry;          /* the call in its registers is to be served again */
 	bool waits_for_step; /* parked by sthread_park() */

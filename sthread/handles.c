@@ -4,7 +4,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { INDEX_BITS = 18, INDEX_MASK = (1 << INDEX_BITS) - 1, GENERATION_MASK = (1 << (31 - INDEX_BITS)) - 1 };
+enum {
+	INDEX_BITS = 18,
+	INDEX_MASK = (1 << INDEX_BITS) - 1,
+	GENERATION_MASK = (1 << (31 - INDEX_BITS)) - 1
+};
 
 int handle_new(struct handles *handles, void *object)
 {

@@ -50,8 +50,9 @@ int supervisor_enter(void)
 	}
 	if (supervisor.ready && !supervisor.forked)
 		return 0;
-	return dune_fail(EPERM, supervisor.forked ? "sthreads cannot be used in the child of a fork before it calls exec"
-						 : "sthread_init() has not been called, or has failed");
+	return dune_fail(EPERM, supervisor.forked ?
+					"sthreads cannot be used in the child of a fork before it calls exec" :
+					"sthread_init() has not been called, or has failed");
 }
 
 /* ---- services -------------------------------------------------------------------------------------- */
@@ -82,8 +83,8 @@ long supervisor_service_yielding(enum service number, uint64_t a, uint64_t b, ui
 	__asm__ volatile("ldmxcsr %0\n\tfldcw %1"
 			 :
 			 : "m"(mxcsr), "m"(control)
-			 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-			   "xmm12", "xmm13", "xmm14", "xmm15");
+			 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+			   "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 	return answer;
 }
 
@@ -130,7 +131,9 @@ int supervisor_random(void *buffer, size_t size)
 		used += size;
 		return 0;
 	}
-	return syscall(SYS_getrandom, buffer, size, 0) == (long)size ? 0 : dune_fail(EIO, "the kernel gives no random bytes");
+	return syscall(SYS_getrandom, buffer, size, 0) == (long)size ?
+		       0 :
+		       dune_fail(EIO, "the kernel gives no random bytes");
 }
 
 /* ---- starting -------------------------------------------------------------------------------------- */
@@ -160,7 +163,10 @@ static int mark_inside(void)
  * the snapshot nothing. */
 static void leave_heap_room(void)
 {
-	enum { BLOCKS = 4, BLOCK = 100 << 10 }; /* below malloc's threshold for mapping a block of its own */
+	enum {
+		BLOCKS = 4,
+		BLOCK = 100 << 10
+	}; /* below malloc's threshold for mapping a block of its own */
 	void *blocks[BLOCKS];
 	for (unsigned i = 0; i < BLOCKS; i++)
 		blocks[i] = malloc(BLOCK);
@@ -174,7 +180,9 @@ static int start(void)
 	if (threads < 0)
 		return dune_fail(errno, "cannot count the threads of the process: %s", strerror(errno));
 	if (threads != 1)
-		return dune_fail(EBUSY, "sthread_init() was called late: %d threads are running, call it before they start", threads);
+		return dune_fail(EBUSY,
+				 "sthread_init() was called late: %d threads are running, call it before they start",
+				 threads);
 	if (!(supervisor.machine = dune_machine_get()) || !dune_vcpu_get(supervisor.machine))
 		return -1;
 	supervisor.process = getpid();

@@ -103,7 +103,8 @@ struct open_file *policy_open_file(int handle)
 static void visit_files(struct policy *policy, void (*visit)(struct open_file *))
 {
 	for (unsigned i = 0; i < policy->files + policy->paths; i++) {
-		const struct policy_file *named = i < policy->files ? &policy->file[i] : &policy->path[i - policy->files];
+		const struct policy_file *named =
+			i < policy->files ? &policy->file[i] : &policy->path[i - policy->files];
 		struct open_file *file = policy_open_file(named->file);
 		if (file)
 			visit(file);
@@ -164,7 +165,8 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	return 0;
 }
 
-static int add_file(struct policy *policy, struct policy_file *list, unsigned *count, unsigned room, int fd, int prot, bool path)
+static int add_file(struct policy *policy, struct policy_file *list, unsigned *count, unsigned room, int fd, int prot,
+		    bool path)
 {
 	struct stat status;
 	if (!rights_valid(prot))
@@ -299,6 +301,14 @@ int policy_read(const sc_t *sc, struct policy *policy)
 bool policy_allows_call(const struct policy *policy, long number)
 {
 	return number >= 0 && number < POLICY_SYSTEM_CALLS && policy->system_calls[number / 64] >> number % 64 & 1;
+}
+
+bool policy_gates_exist(const struct policy *policy)
+{
+	for (unsigned i = 0; i < policy->gates; i++)
+		if (!supervisor_gate_exists(policy->gate[i]))
+			return false;
+	return true;
 }
 
 bool policy_allows_gate(const struct policy *policy, cgate_t gate)

@@ -49,10 +49,10 @@ _Static_assert(sizeof(struct policy) <= sizeof(sc_t), "a policy fits in an sc_t"
 struct open_file {
 	int fd;
 	unsigned references;
-	unsigned mode;  /* st_mode */
+	unsigned mode;      /* st_mode */
 	bool opened_inside; /* by a compartment: counted in supervisor.files_open */
-	int handle;     /* its own */
-	char *path;     /* granted directories: where it was, for absolute paths; else NULL */
+	int handle;         /* its own */
+	char *path;         /* granted directories: where it was, for absolute paths; else NULL */
 };
 
 /* Makes an open file from fd, which it then owns.  NULL with errno: fd is still the caller's. */
@@ -64,6 +64,8 @@ void open_file_put(struct open_file *file);
 /* Reads a policy out of an sc_t.  Returns 0; -1 with EINVAL, or the policy's remembered failure. */
 int policy_read(const sc_t *sc, struct policy *policy);
 bool policy_allows_call(const struct policy *policy, long number);
+/* Whether the gates of the policy are still there.  Caller holds the supervisor lock. */
+bool policy_gates_exist(const struct policy *policy);
 bool policy_allows_gate(const struct policy *policy, cgate_t gate);
 
 /* What policies with the same structure have in common, whichever tags and files they name: the pool's key. */

@@ -60,7 +60,8 @@ static bool take_number(struct text *text, unsigned base, char after, uint64_t *
 	for (; text->at < text->end; text->at++) {
 		char c = *text->at;
 		unsigned digit = c >= '0' && c <= '9' ? (unsigned)(c - '0') :
-				 c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10 : 16;
+				 c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10 :
+							16;
 
 		if (digit >= base)
 			break;
@@ -121,12 +122,9 @@ static enum process_mapping_kind kind_of(const char *path)
 		bool is_prefix;
 		enum process_mapping_kind kind;
 	} specials[] = {
-		{ "[heap]", false, PROCESS_MAPPING_HEAP },
-		{ "[stack]", false, PROCESS_MAPPING_STACK },
-		{ "[vdso]", false, PROCESS_MAPPING_VDSO },
-		{ "[vvar]", false, PROCESS_MAPPING_VVAR },
-		{ "[vvar_", true, PROCESS_MAPPING_VVAR },
-		{ "[vsyscall]", false, PROCESS_MAPPING_VSYSCALL },
+		{ "[heap]", false, PROCESS_MAPPING_HEAP },     { "[stack]", false, PROCESS_MAPPING_STACK },
+		{ "[vdso]", false, PROCESS_MAPPING_VDSO },     { "[vvar]", false, PROCESS_MAPPING_VVAR },
+		{ "[vvar_", true, PROCESS_MAPPING_VVAR },      { "[vsyscall]", false, PROCESS_MAPPING_VSYSCALL },
 		{ "[anon:", true, PROCESS_MAPPING_ANONYMOUS },
 	};
 

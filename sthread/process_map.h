@@ -17,25 +17,25 @@
 #include <sys/types.h>
 
 enum process_mapping_kind {
-	PROCESS_MAPPING_FILE,          /* a file, named by an absolute path; shared memory and memfds are files too */
-	PROCESS_MAPPING_ANONYMOUS,     /* no file; the path is empty or a name given by PR_SET_VMA_ANON_NAME */
-	PROCESS_MAPPING_HEAP,          /* the brk heap */
-	PROCESS_MAPPING_STACK,         /* the stack of the first thread */
+	PROCESS_MAPPING_FILE,      /* a file, named by an absolute path; shared memory and memfds are files too */
+	PROCESS_MAPPING_ANONYMOUS, /* no file; the path is empty or a name given by PR_SET_VMA_ANON_NAME */
+	PROCESS_MAPPING_HEAP,      /* the brk heap */
+	PROCESS_MAPPING_STACK,     /* the stack of the first thread */
 	PROCESS_MAPPING_VDSO,
-	PROCESS_MAPPING_VVAR,          /* the data pages of the vDSO; there may be several */
+	PROCESS_MAPPING_VVAR, /* the data pages of the vDSO; there may be several */
 	PROCESS_MAPPING_VSYSCALL,
 	PROCESS_MAPPING_OTHER_SPECIAL, /* any other: "anon_inode:kvm-vcpu:0", "[uprobes]", a kind not known here */
 };
 
 struct process_mapping {
 	uintptr_t start, end;
-	uint64_t offset;  /* in the file */
-	dev_t device;     /* as the file system reports it to the kernel; may differ from st_dev (overlayfs, btrfs) */
-	ino_t inode;      /* 0 if there is no file */
+	uint64_t offset; /* in the file */
+	dev_t device;    /* as the file system reports it to the kernel; may differ from st_dev (overlayfs, btrfs) */
+	ino_t inode;     /* 0 if there is no file */
 	bool read, write, execute, shared;
 	enum process_mapping_kind kind;
-	bool withheld;    /* see process_map_mark_withheld() */
-	bool deleted;     /* the file has no name any more; path is the one it had */
+	bool withheld; /* see process_map_mark_withheld() */
+	bool deleted;  /* the file has no name any more; path is the one it had */
 	/* "" if there is none.  A newline is restored; the kernel does not tell it from the four characters \012 in
 	 * a name, so a path is a description, and device and inode are the identity. */
 	const char *path;
@@ -44,7 +44,7 @@ struct process_mapping {
 struct process_map {
 	struct process_mapping *mappings; /* in ascending order of start */
 	size_t count;
-	void *buffer;                     /* the mapping that holds all this */
+	void *buffer; /* the mapping that holds all this */
 	size_t buffer_size;
 };
 

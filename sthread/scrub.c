@@ -19,11 +19,11 @@
 #include "scrub.h"
 
 #define PAGE 4096
-#define LARGEST 65536     /* far below the size from which malloc() maps a block on its own */
+#define LARGEST 65536       /* far below the size from which malloc() maps a block on its own */
 #define CACHED_LARGEST 1032 /* the per-thread cache has blocks of 24, 40, ... 1032 usable bytes */
 #define SMALLEST 24
 #define STEP 16
-#define SLACK (4u << 20)  /* beyond the heap's size: what is taken from the new end, and the per-thread cache */
+#define SLACK (4u << 20) /* beyond the heap's size: what is taken from the new end, and the per-thread cache */
 
 /* A block that is held, and the one that was taken after it. */
 struct held {

@@ -31,15 +31,18 @@ static bool overlaps(const struct process_mapping *mapping, const void *start, s
 }
 
 /* The library's own arenas, handles of KVM, and whatever a compartment has no use for. */
-static bool is_left_out(const struct process_mapping *mapping, const struct process_map *map, const struct dune_machine *machine)
+static bool is_left_out(const struct process_mapping *mapping, const struct process_map *map,
+			const struct dune_machine *machine)
 {
-	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image, &machine->table_arena };
+	const struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image,
+					      &machine->table_arena };
 	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
 		if (overlaps(mapping, arenas[i]->host, arenas[i]->size))
 			return true;
-	return !mapping->read || mapping->shared || mapping->withheld || mapping->start < 0x10000 || mapping->end > DUNE_USER_END - DUNE_PAGE_SIZE ||
-	       overlaps(mapping, map->buffer, map->buffer_size) || mapping->kind == PROCESS_MAPPING_VVAR ||
-	       mapping->kind == PROCESS_MAPPING_VSYSCALL || mapping->kind == PROCESS_MAPPING_OTHER_SPECIAL ||
+	return !mapping->read || mapping->shared || mapping->withheld || mapping->start < 0x10000 ||
+	       mapping->end > DUNE_USER_END - DUNE_PAGE_SIZE || overlaps(mapping, map->buffer, map->buffer_size) ||
+	       mapping->kind == PROCESS_MAPPING_VVAR || mapping->kind == PROCESS_MAPPING_VSYSCALL ||
+	       mapping->kind == PROCESS_MAPPING_OTHER_SPECIAL ||
 	       overlaps(mapping, (void *)machine->window, machine->window_size);
 }
 
@@ -49,12 +52,14 @@ static bool is_zero(const void *page)
 {
 	const uint64_t *words = page;
 	for (unsigned i = 0; i < DUNE_PAGE_SIZE / sizeof *words; i += 8)
-		if (words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] | words[i + 5] | words[i + 6] | words[i + 7])
+		if (words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] | words[i + 5] | words[i + 6] |
+		    words[i + 7])
 			return false;
 	return true;
 }
 
-static struct snapshot_region *add_region(struct snapshot *snapshot, uint64_t start, uint64_t end, bool write, bool execute)
+static struct snapshot_region *add_region(struct snapshot *snapshot, uint64_t start, uint64_t end, bool write,
+					  bool execute)
 {
 	if (snapshot->count == REGIONS) {
 		errno = ENOMEM;
@@ -89,7 +94,9 @@ static int copy_page(struct snapshot *snapshot, struct dune_machine *machine, ui
 #define PAGEMAP_TOUCHED ((uint64_t)3 << 62)
 #define PAGEMAP_FILE ((uint64_t)1 << 61)
 
-enum { PAGEMAP_SOME = 512 };
+enum {
+	PAGEMAP_SOME = 512
+};
 struct pagemap {
 	int fd;
 	uint64_t entries[PAGEMAP_SOME];
@@ -114,7 +121,8 @@ static int copy_region(struct snapshot *snapshot, struct dune_machine *machine, 
 	for (uint64_t i = 0; i < PAGES(region->end - region->start); i++) {
 		if (anonymous && !(pagemap_entry(pagemap, region, i) & PAGEMAP_TOUCHED))
 			region->frames[i] = snapshot->zero_frame;
-		else if (copy_page(snapshot, machine, &region->frames[i], (void *)(region->start + i * DUNE_PAGE_SIZE)) != 0)
+		else if (copy_page(snapshot, machine, &region->frames[i],
+				   (void *)(region->start + i * DUNE_PAGE_SIZE)) != 0)
 			return -1;
 	}
 	return 0;
@@ -122,7 +130,8 @@ static int copy_region(struct snapshot *snapshot, struct dune_machine *machine, 
 
 /* Maps a read-only part of a file a second time, into the image arena.  Returns its guest-physical address; 0 if the
  * file that is mapped can no longer be opened by its name (the caller then copies). */
-static uint64_t map_image(struct snapshot *snapshot, struct dune_machine *machine, const struct process_mapping *mapping)
+static uint64_t map_image(struct snapshot *snapshot, struct dune_machine *machine,
+			  const struct process_mapping *mapping)
 {
 	size_t size = mapping->end - mapping->start;
 	struct stat status;
@@ -168,7 +177,8 @@ static int take_file(struct snapshot *snapshot, struct dune_machine *machine, st
 }
 
 /* Copies a prepared picture of a special mapping. */
-static int take_picture(struct snapshot *snapshot, struct dune_machine *machine, struct snapshot_region *region, const uint8_t *picture)
+static int take_picture(struct snapshot *snapshot, struct dune_machine *machine, struct snapshot_region *region,
+			const uint8_t *picture)
 {
 	for (uint64_t i = 0; i < PAGES(region->end - region->start); i++)
 		if (copy_page(snapshot, machine, &region->frames[i], picture + i * DUNE_PAGE_SIZE) != 0)
@@ -187,10 +197,11 @@ static int take_special(struct snapshot *snapshot, struct dune_machine *machine,
 	if (picture == MAP_FAILED)
 		return -1;
 	struct snapshot_region *region = NULL;
-	int result = stack ? environment_make_picture(start, mapping->end, picture)
-			   : vdso_make_replacement((void *)start, size, picture, machine->trampoline_time);
+	int result = stack ? environment_make_picture(start, mapping->end, picture) :
+			     vdso_make_replacement((void *)start, size, picture, machine->trampoline_time);
 	if (result != 0)
-		dune_fail(ENOTSUP, stack ? "the environment cannot be depicted" : "the kernel's vDSO has a shape that is not understood");
+		dune_fail(ENOTSUP, stack ? "the environment cannot be depicted" :
+					   "the kernel's vDSO has a shape that is not understood");
 	else if (!(region = add_region(snapshot, start, mapping->end, false, !stack)))
 		result = -1;
 	else
@@ -249,8 +260,8 @@ static int take_all(struct snapshot *snapshot, struct dune_machine *machine, str
 		if (!region)
 			return -1;
 		bool file = mapping->kind == PROCESS_MAPPING_FILE;
-		if ((file ? take_file(snapshot, machine, pagemap, mapping, region)
-			  : copy_region(snapshot, machine, pagemap, region, true)) != 0)
+		if ((file ? take_file(snapshot, machine, pagemap, mapping, region) :
+			    copy_region(snapshot, machine, pagemap, region, true)) != 0)
 			return -1;
 	}
 	return dune_arena_back(machine, &machine->image, snapshot->image_used);
@@ -303,8 +314,8 @@ int snapshot_take(struct snapshot *snapshot, struct dune_machine *machine)
 void snapshot_discard(struct snapshot *snapshot)
 {
 	for (size_t i = 0; i < snapshot->count; i++)
-		munmap(snapshot->regions[i].frames,
-		       PAGES(snapshot->regions[i].end - snapshot->regions[i].start) * sizeof *snapshot->regions[i].frames);
+		munmap(snapshot->regions[i].frames, PAGES(snapshot->regions[i].end - snapshot->regions[i].start) *
+							    sizeof *snapshot->regions[i].frames);
 	munmap(snapshot->regions, REGIONS * sizeof *snapshot->regions);
 	*snapshot = (struct snapshot){ 0 };
 }

@@ -25,10 +25,10 @@ struct snapshot {
 	struct snapshot_region *regions;
 	size_t count;
 	uint64_t zero_frame;
-	uint64_t pages;        /* copied into the pool */
-	uint64_t image_used;   /* bytes of the image arena */
-	uint64_t heap_end;     /* the program break; */
-	uint64_t heap_limit;   /* where the next mapping above it begins */
+	uint64_t pages;          /* copied into the pool */
+	uint64_t image_used;     /* bytes of the image arena */
+	uint64_t heap_end;       /* the program break; */
+	uint64_t heap_limit;     /* where the next mapping above it begins */
 	uint64_t thread_pointer; /* FS base */
 };
 

@@ -16,7 +16,10 @@
 #define SLICE_NANOSECONDS ((uint64_t)10 * 1000 * 1000)
 #define NANOSECONDS_PER_MILLISECOND ((uint64_t)1000 * 1000)
 
-enum { VECTOR_PAGE_FAULT = 14, KILL_NOTICED_MILLISECONDS = 50 };
+enum {
+	VECTOR_PAGE_FAULT = 14,
+	KILL_NOTICED_MILLISECONDS = 50
+};
 
 static uint64_t now(void)
 {
@@ -128,8 +131,9 @@ static bool finish(struct sthread *sthread, bool returned)
 		sthread->state = STHREAD_ENDED;
 		return true;
 	}
-	struct compartment *caller = sthread->depth > 1 ? &sthread->gates[sthread->depth - 2]->compartment
-							: sthread->own.space ? &sthread->own : NULL;
+	struct compartment *caller = sthread->depth > 1 ? &sthread->gates[sthread->depth - 2]->compartment :
+				     sthread->own.space ? &sthread->own :
+							  NULL;
 	int error = gate_finish(sthread, caller, returned);
 	sthread->retry = false; /* the call to be served again was the gate's */
 	if (caller) {
@@ -171,7 +175,12 @@ static long free_for(const struct compartment *compartment, uint64_t pointer)
 }
 
 /* What an exit came to. */
-enum outcome { GO_ON, STOP, RETURNED, ENDED };
+enum outcome {
+	GO_ON,
+	STOP,
+	RETURNED,
+	ENDED
+};
 
 static enum outcome serve_library(struct sthread *sthread, struct compartment *compartment)
 {
@@ -409,8 +418,12 @@ int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
 		return dune_fail(ENOMEM, "out of memory");
 	supervisor_lock();
 	int result = -1;
-	if ((sthread->handle = handle_new(&supervisor.sthreads, sthread)) < 0) {
-		dune_fail(EAGAIN, "too many sthreads");
+	if (!policy_gates_exist(&policy)) {
+		dune_fail(EBADF, "the policy names a gate that is gone");
+	} else if (!dune_vcpu_get(supervisor.machine)) {
+		dune_fail(EAGAIN, "no virtual CPU for this thread");
+	} else if ((sthread->handle = handle_new(&supervisor.sthreads, sthread)) < 0) {
+		dune_fail(errno == ENFILE ? EAGAIN : ENOMEM, errno == ENFILE ? "too many sthreads" : "out of memory");
 	} else if (compartment_begin(&sthread->own, &policy, (uint64_t)cb) != 0) {
 		int error = errno;
 		handle_end(&supervisor.sthreads, sthread->handle);

@@ -18,37 +18,37 @@
 #include "sthread.h"
 
 /* Layout of the private part of the window; offsets from the window's start. */
-#define SPACE_MESSAGE_IN (WINDOW_USER)                 /* copied gate messages: 16 KiB in, */
-#define SPACE_MESSAGE_OUT (WINDOW_USER + 0x4000)       /* 16 KiB out, */
-#define SPACE_MESSAGE (WINDOW_USER + 0x8000)           /* and the struct cgate_buffer */
+#define SPACE_MESSAGE_IN (WINDOW_USER)           /* copied gate messages: 16 KiB in, */
+#define SPACE_MESSAGE_OUT (WINDOW_USER + 0x4000) /* 16 KiB out, */
+#define SPACE_MESSAGE (WINDOW_USER + 0x8000)     /* and the struct cgate_buffer */
 #define SPACE_MESSAGE_END (WINDOW_USER + 0x9000)
-#define SPACE_STACK_LOW ((uint64_t)0x50000000)         /* 8 MiB of stack, below it nothing */
+#define SPACE_STACK_LOW ((uint64_t)0x50000000) /* 8 MiB of stack, below it nothing */
 #define SPACE_STACK_TOP (SPACE_STACK_LOW + 0x800000)
-#define SPACE_ARENA ((uint64_t)0x80000000)             /* what mmap() gives */
+#define SPACE_ARENA ((uint64_t)0x80000000) /* what mmap() gives */
 #define SPACE_ARENA_END ((uint64_t)0xf80000000)
 
 /* Library calls from inside a compartment: the number in RAX. */
 enum service {
-	SERVICE_RETURN,    /* RDI = result */
+	SERVICE_RETURN, /* RDI = result */
 	SERVICE_PARK,
-	SERVICE_GATE,      /* RDI = gate, RSI = argument, RDX = where the result goes */
+	SERVICE_GATE,        /* RDI = gate, RSI = argument, RDX = where the result goes */
 	SERVICE_GATE_BUFFER, /* RDI = gate, RSI, RDX = message, R10 = answer, R8 = where its length is */
-	SERVICE_ALLOCATE,  /* RDI = tag, RSI = size */
-	SERVICE_FREE,      /* RDI = pointer */
+	SERVICE_ALLOCATE,    /* RDI = tag, RSI = size */
+	SERVICE_FREE,        /* RDI = pointer */
 };
 
 struct supervisor {
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a compartment left its virtual CPU, a gate became free */
 	bool ready;
-	bool forked;        /* this is a child of the process that `ready` speaks of */
+	bool forked; /* this is a child of the process that `ready` speaks of */
 	struct dune_machine *machine;
 	struct snapshot snapshot;
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
 	struct handles sthreads, tags, gates;
-	pid_t process;      /* the process this belongs to */
+	pid_t process;         /* the process this belongs to */
 	uint64_t exits_before; /* exits of the probe */
-	uint64_t instances; /* lives so far; also the tenants of virtual CPUs */
+	uint64_t instances;    /* lives so far; also the tenants of virtual CPUs */
 	struct sthread_statistics statistics;
 };
 extern struct supervisor supervisor;

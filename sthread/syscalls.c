@@ -26,7 +26,15 @@
 
 #include "compartment.h"
 
-enum { TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */, FILE_COPY_MAX = 16 << 20 /* bytes */, PIECES = 64, VECTORS_MAX = 64, RANDOM_MAX = 4096, PATH_ROOM = 4096, ARENA_PER_QUOTA = 16 };
+enum {
+	TRANSFER_MAX = 1 << 20 /* bytes; more is a short transfer */,
+	FILE_COPY_MAX = 16 << 20 /* bytes */,
+	PIECES = 64,
+	VECTORS_MAX = 64,
+	RANDOM_MAX = 4096,
+	PATH_ROOM = 4096,
+	ARENA_PER_QUOTA = 16
+};
 
 struct call {
 	struct compartment *compartment;
@@ -34,8 +42,8 @@ struct call {
 	uint64_t argument[6];
 	struct open_file *file; /* for rows that want one */
 	struct wait *wait;
-	bool park;              /* set by a handler: it would block */
-	bool end;               /* set by a handler: the life is over */
+	bool park; /* set by a handler: it would block */
+	bool end;  /* set by a handler: the life is over */
 };
 
 /* ---- memory of the caller -------------------------------------------------------------------------- */
@@ -45,7 +53,8 @@ static long put(struct call *call, uint64_t address, const void *from, size_t si
 	return address_space_write(call->compartment->space, &call->bounds, address, from, size) == 0 ? 0 : -EFAULT;
 }
 
-static ssize_t pieces(struct call *call, uint64_t address, size_t length, bool write, struct iovec *list, int room, int *count)
+static ssize_t pieces(struct call *call, uint64_t address, size_t length, bool write, struct iovec *list, int room,
+		      int *count)
 {
 	return address_space_pieces(call->compartment->space, &call->bounds, address, length, write, list, room, count);
 }
@@ -89,7 +98,8 @@ static long transfer_now(const struct open_file *file, const struct iovec *list,
 		int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
 		done = write ? sendmsg(file->fd, &message, flags) : recvmsg(file->fd, &message, flags);
 	} else {
-		done = write ? write_quietly(file->fd, list, count, RWF_NOWAIT) : preadv2(file->fd, list, count, -1, RWF_NOWAIT);
+		done = write ? write_quietly(file->fd, list, count, RWF_NOWAIT) :
+			       preadv2(file->fd, list, count, -1, RWF_NOWAIT);
 		if (done < 0 && (errno == EOPNOTSUPP || errno == EINVAL)) {
 			/* A file without such a mode, a terminal say: ask first.  A pipe takes PIPE_BUF without waiting. */
 			struct pollfd ready = { .fd = file->fd, .events = write ? POLLOUT : POLLIN };
@@ -145,7 +155,8 @@ static long transfer_vector(struct call *call, bool write)
 		return -EINVAL;
 	if (wanted > VECTORS_MAX)
 		wanted = VECTORS_MAX; /* a short transfer is allowed */
-	if (address_space_read(call->compartment->space, &call->bounds, call->argument[1], theirs, wanted * sizeof *theirs) != 0)
+	if (address_space_read(call->compartment->space, &call->bounds, call->argument[1], theirs,
+			       wanted * sizeof *theirs) != 0)
 		return -EFAULT;
 	for (size_t i = 0; i < wanted && used < PIECES; i++) {
 		int count;
@@ -153,7 +164,8 @@ static long transfer_vector(struct call *call, bool write)
 			continue;
 		if (theirs[i].iov_len > TRANSFER_MAX - total)
 			theirs[i].iov_len = TRANSFER_MAX - total;
-		ssize_t some = pieces(call, (uint64_t)theirs[i].iov_base, theirs[i].iov_len, !write, list + used, PIECES - used, &count);
+		ssize_t some = pieces(call, (uint64_t)theirs[i].iov_base, theirs[i].iov_len, !write, list + used,
+				      PIECES - used, &count);
 		if (some < 0) {
 			if (!used)
 				return -EFAULT;
@@ -198,9 +210,10 @@ static bool is_refused(int fd)
 {
 	struct stat status;
 	struct statfs system;
-	static const unsigned long refused[] = { PROC_SUPER_MAGIC,   SYSFS_MAGIC,   DEBUGFS_MAGIC, TRACEFS_MAGIC,
-						 SECURITYFS_MAGIC,   BPF_FS_MAGIC,  CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
-						 DEVPTS_SUPER_MAGIC, SELINUX_MAGIC, SMACK_MAGIC, EFIVARFS_MAGIC };
+	static const unsigned long refused[] = { PROC_SUPER_MAGIC,   SYSFS_MAGIC,         DEBUGFS_MAGIC,
+						 TRACEFS_MAGIC,      SECURITYFS_MAGIC,    BPF_FS_MAGIC,
+						 CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
+						 SELINUX_MAGIC,      SMACK_MAGIC,         EFIVARFS_MAGIC };
 	if (fstat(fd, &status) != 0 || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode) || fstatfs(fd, &system) != 0)
 		return true;
 	for (unsigned i = 0; i < sizeof refused / sizeof *refused; i++)
@@ -243,15 +256,17 @@ static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t m
 	const struct policy *policy = &compartment->policy;
 	char path[PATH_ROOM];
 	long error = -EACCES;
-	const uint64_t known = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_DIRECTORY |
-			       O_NOFOLLOW | O_NOCTTY | O_LARGEFILE | 0100000;
+	const uint64_t known = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_CLOEXEC |
+			       O_DIRECTORY | O_NOFOLLOW | O_NOCTTY | O_LARGEFILE | 0100000;
 	if (flags & ~known)
 		return -EINVAL;
 	if (address_space_string(compartment->space, &call->bounds, at, path, sizeof path) != 0)
 		return -errno;
 	if (!path[0])
 		return -ENOENT;
-	int prot = (flags & O_ACCMODE) == O_RDONLY ? PROT_READ : (flags & O_ACCMODE) == O_WRONLY ? PROT_WRITE : PROT_READ | PROT_WRITE;
+	int prot = (flags & O_ACCMODE) == O_RDONLY ? PROT_READ :
+		   (flags & O_ACCMODE) == O_WRONLY ? PROT_WRITE :
+						     PROT_READ | PROT_WRITE;
 	int needed = prot | (flags & (O_CREAT | O_TRUNC) ? PROT_WRITE : 0);
 	for (unsigned i = 0; i < policy->paths; i++) {
 		const struct open_file *directory = policy_open_file(policy->path[i].file);
@@ -425,7 +440,8 @@ static long serve_mmap(struct call *call)
 static long serve_munmap(struct call *call)
 {
 	struct compartment *compartment = call->compartment;
-	uint64_t start = call->argument[0], size = round_up(call->argument[1]), base = supervisor.machine->window + SPACE_ARENA;
+	uint64_t start = call->argument[0], size = round_up(call->argument[1]),
+		 base = supervisor.machine->window + SPACE_ARENA;
 	if (start & DUNE_PAGE_MASK || !size)
 		return -EINVAL;
 	if (start < base || start + size > compartment->arena_end || start + size < start)
@@ -465,7 +481,8 @@ static long serve_clock_gettime(struct call *call)
 	clockid_t clock = (clockid_t)call->argument[0];
 	if (clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID) { /* its own, not the process's */
 		uint64_t spent = call->compartment->info.run_nanoseconds;
-		now = (struct timespec){ .tv_sec = (time_t)(spent / 1000000000), .tv_nsec = (long)(spent % 1000000000) };
+		now = (struct timespec){ .tv_sec = (time_t)(spent / 1000000000),
+					 .tv_nsec = (long)(spent % 1000000000) };
 		return put(call, call->argument[1], &now, sizeof now);
 	}
 	if (clock < 0 || clock > CLOCK_TAI) /* negative ones name other processes and open files */
@@ -532,13 +549,13 @@ static long serve_exit(struct call *call)
 /* ---- the table ------------------------------------------------------------------------------------- */
 
 enum need {
-	UNKNOWN,       /* no row: ENOSYS */
-	FORBIDDEN,     /* would make a second thread of control: EPERM, whatever was granted */
-	NOTHING,       /* gives no authority: always served */
-	FILE_READ,     /* argument 0 is a descriptor held for reading, */
-	FILE_WRITE,    /* for writing, */
-	FILE_ANY,      /* or at all */
-	GRANT,         /* sc_sys_add() */
+	UNKNOWN,    /* no row: ENOSYS */
+	FORBIDDEN,  /* would make a second thread of control: EPERM, whatever was granted */
+	NOTHING,    /* gives no authority: always served */
+	FILE_READ,  /* argument 0 is a descriptor held for reading, */
+	FILE_WRITE, /* for writing, */
+	FILE_ANY,   /* or at all */
+	GRANT,      /* sc_sys_add() */
 };
 
 static const struct row {

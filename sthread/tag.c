@@ -10,7 +10,9 @@
 #include "address_space.h"
 #include "tag_heap.h"
 
-enum { EXTENT_MIN = 64 << 10 }; /* bytes */
+enum {
+	EXTENT_MIN = 64 << 10
+}; /* bytes */
 #define PAGE_COUNT (supervisor.machine->tags.size / DUNE_PAGE_SIZE)
 
 /* The tag arena: who owns each page, and freed extents by size. */
@@ -19,7 +21,7 @@ static uint64_t arena_used;
 static struct free_extent {
 	struct free_extent *next;
 	struct tag_extent extent;
-} *free_extents;
+} * free_extents;
 
 struct tag *tag_get(tag_t handle)
 {
@@ -124,6 +126,8 @@ tag_t tag_new(void)
 		dune_fail(ENOMEM, "out of memory");
 	else
 		handle = tag->handle = handle_new(&supervisor.tags, tag);
+	if (tag && tag->heap && handle < 0)
+		dune_fail(errno, errno == ENFILE ? "too many tags" : "out of memory");
 	if (handle < 0 && tag) {
 		tag_heap_delete(tag->heap);
 		free(tag);

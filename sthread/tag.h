@@ -18,7 +18,7 @@ struct tag {
 	struct tag_extent *extents;
 	unsigned extent_count;
 	uint64_t size; /* of all extents */
-	bool dying; /* being deleted: can no longer be granted or used */
+	bool dying;    /* being deleted: can no longer be granted or used */
 };
 
 struct tag *tag_get(tag_t handle);

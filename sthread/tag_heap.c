@@ -25,12 +25,16 @@
 #define SUBCLASSES (1u << SUBCLASS_BITS)
 #define CLASSES (ADDRESS_BITS - GRANULE_SHIFT - SUBCLASS_BITS + 1)
 
-enum block_state { BLOCK_FREE, BLOCK_LIVE, BLOCK_RUN };
+enum block_state {
+	BLOCK_FREE,
+	BLOCK_LIVE,
+	BLOCK_RUN
+};
 
 struct block {
-	struct block *next, *previous;	/* neighbours by address; BLOCK_RUN: the first and the last of the run */
-	struct block *chain;		/* next in the bin, the hash bucket, the list of runs or of spare nodes */
-	struct block **chain_link;	/* BLOCK_FREE: what points here */
+	struct block *next, *previous; /* neighbours by address; BLOCK_RUN: the first and the last of the run */
+	struct block *chain;           /* next in the bin, the hash bucket, the list of runs or of spare nodes */
+	struct block **chain_link;     /* BLOCK_FREE: what points here */
 	uintptr_t start;
 	size_t size;
 	enum block_state state;
@@ -46,7 +50,7 @@ struct tag_heap {
 	uint64_t class_map;
 	uint32_t subclass_map[CLASSES];
 	struct block **buckets;
-	size_t bucket_count;		/* a power of two */
+	size_t bucket_count; /* a power of two */
 	size_t live_count;
 	struct block *runs;
 	struct block *spare;
@@ -453,7 +457,7 @@ int tag_heap_check(const struct tag_heap *heap)
 			return -1;
 		total += run->size;
 	}
-	for (unsigned class = 0; class < CLASSES; class++) {
+	for (unsigned class = 0; class < CLASSES; class ++) {
 		for (unsigned subclass = 0; subclass < SUBCLASSES; subclass++) {
 			const struct block *block = heap->bins[class][subclass];
 

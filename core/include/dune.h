@@ -31,11 +31,11 @@ struct dune_host {
 	bool xsave;                 /* else FXSAVE */
 	uint64_t vector_components; /* XCR0 */
 	enum dune_exit_path exit_path;
-	unsigned physical_bits;     /* of guest-physical addresses */
-	unsigned processors_max;    /* virtual CPUs */
-	double exit_nanoseconds;    /* median of a bare exit from ring 3 and back */
-	double trap_nanoseconds;    /* median of a page fault in ring 3, reported by an exit, and back */
-	double call_nanoseconds;    /* median of a system call in ring 3, reported by an exit, and back */
+	unsigned physical_bits;  /* of guest-physical addresses */
+	unsigned processors_max; /* virtual CPUs */
+	double exit_nanoseconds; /* median of a bare exit from ring 3 and back */
+	double trap_nanoseconds; /* median of a page fault in ring 3, reported by an exit, and back */
+	double call_nanoseconds; /* median of a system call in ring 3, reported by an exit, and back */
 };
 
 /* Opens KVM, makes the process's virtual machine if there is none yet, and says what the host offers.

@@ -9,17 +9,17 @@
 #define DUNE_MONITOR_LAYOUT_H
 
 /* First GiB, shared. */
-#define WINDOW_MONITOR 0x00000000    /* ring-0 code: supervisor, read, execute */
+#define WINDOW_MONITOR 0x00000000     /* ring-0 code: supervisor, read, execute */
 #define WINDOW_DESCRIPTORS 0x00010000 /* IDT (one page), then GDT: supervisor, read-only */
-#define WINDOW_TRAMPOLINE 0x00020000 /* ring-3 entry and exit code: user, read, execute */
+#define WINDOW_TRAMPOLINE 0x00020000  /* ring-3 entry and exit code: user, read, execute */
 #define WINDOW_CLEAN_STATE 0x00021000 /* image of a clean vector state: user, read-only */
-#define WINDOW_PROCESSORS 0x00100000 /* one area per virtual CPU, see struct dune_processor_area */
+#define WINDOW_PROCESSORS 0x00100000  /* one area per virtual CPU, see struct dune_processor_area */
 #define WINDOW_PROCESSOR_SIZE 0x4000
 
 /* Second GiB, private to each address space. */
-#define WINDOW_LIFE 0x40000000       /* struct dune_life: user, read-only */
+#define WINDOW_LIFE 0x40000000         /* struct dune_life: user, read-only */
 #define WINDOW_LIFE_MONITOR 0x40001000 /* the same page for the monitor: supervisor, read-only */
-#define WINDOW_USER 0x40010000       /* from here on the layer above decides */
+#define WINDOW_USER 0x40010000         /* from here on the layer above decides */
 
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0

@@ -21,7 +21,7 @@ extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_tram
 struct dune_life {
 	uint32_t process_id; /* what getpid() answers: differs from one life to the next */
 	uint32_t reserved;
-	int64_t seconds;     /* what time() answers: set at each entry, so no older than a slice */
+	int64_t seconds; /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
 };
 _Static_assert(offsetof(struct dune_life, process_id) == LIFE_PROCESS_ID, "monitor.S reads process_id");
@@ -46,11 +46,13 @@ struct dune_edit {
 	uint64_t value;
 };
 
-enum { DUNE_EDITS_MAX = 4096 / sizeof(struct dune_edit) };
+enum {
+	DUNE_EDITS_MAX = 4096 / sizeof(struct dune_edit)
+};
 
 /* What each virtual CPU has in the shared GiB of the window; supervisor only. */
 struct dune_processor_area {
-	struct dune_tss tss __attribute__((aligned(4096)));          /* read-only for the guest */
+	struct dune_tss tss __attribute__((aligned(4096)));           /* read-only for the guest */
 	uint8_t trap_stack[4096] __attribute__((aligned(4096)));      /* RSP0 */
 	uint8_t emergency_stack[4096] __attribute__((aligned(4096))); /* IST1: NMI, double fault, machine check */
 	struct dune_edit edits[DUNE_EDITS_MAX] __attribute__((aligned(4096)));

@@ -16,13 +16,17 @@ int main(void)
 		return 1;
 	}
 	printf("processor              %s\n", host.vendor);
-	printf("ring 0                 %s\n", host.ring0_native ? "native" : "interpreted: few ring-0 instructions, system calls exit from ring 3");
-	printf("paging                 %s\n", host.shadow_paging ? "shadow: rights are taken away by the monitor only" : "two-dimensional");
+	printf("ring 0                 %s\n",
+	       host.ring0_native ? "native" : "interpreted: few ring-0 instructions, system calls exit from ring 3");
+	printf("paging                 %s\n",
+	       host.shadow_paging ? "shadow: rights are taken away by the monitor only" : "two-dimensional");
 	printf("accessed/dirty bits    %s\n", yes(host.dirty_bits));
 	printf("PCID, INVPCID          %s, %s\n", yes(host.pcid), yes(host.invpcid));
 	printf("SMEP, SMAP, UMIP       %s, %s, %s\n", yes(host.smep), yes(host.smap), yes(host.umip));
-	printf("vector state           %s, components %#llx\n", host.xsave ? "XSAVE" : "FXSAVE", (unsigned long long)host.vector_components);
-	printf("exit from ring 3       %s\n", host.exit_path == DUNE_EXIT_IO_BITMAP ? "OUT through the I/O bitmap" : "software interrupt");
+	printf("vector state           %s, components %#llx\n", host.xsave ? "XSAVE" : "FXSAVE",
+	       (unsigned long long)host.vector_components);
+	printf("exit from ring 3       %s\n",
+	       host.exit_path == DUNE_EXIT_IO_BITMAP ? "OUT through the I/O bitmap" : "software interrupt");
 	printf("guest-physical bits    %u\n", host.physical_bits);
 	printf("virtual CPUs, at most  %u\n", host.processors_max);
 	printf("bare exit              %.2f us\n", host.exit_nanoseconds / 1000);

@@ -179,19 +179,19 @@ int sthread_park(void);
 
 /* Counters of the process since sthread_init(). */
 struct sthread_statistics {
-	uint64_t lives;              /* sthreads started */
-	uint64_t lives_recycled;     /* of them in a recycled address space */
-	uint64_t exits;              /* virtual machine exits that reached user space */
-	uint64_t traps;              /* exceptions raised by compartments */
-	uint64_t calls_served;       /* system calls and library calls served */
-	uint64_t calls_denied;       /* system calls refused */
-	uint64_t gate_calls;         /* callgate calls */
-	uint64_t monitor_edits;      /* page-table entries changed by the monitor in ring 0 */
-	uint64_t pages_copied;       /* private pages made */
-	uint64_t pages_restored;     /* private pages put back to pristine */
-	uint64_t address_spaces;     /* address spaces made so far */
-	uint64_t frames_used;        /* pages of the pool in use, snapshot included */
-	uint64_t snapshot_pages;     /* pages of the snapshot */
+	uint64_t lives;          /* sthreads started */
+	uint64_t lives_recycled; /* of them in a recycled address space */
+	uint64_t exits;          /* virtual machine exits that reached user space */
+	uint64_t traps;          /* exceptions raised by compartments */
+	uint64_t calls_served;   /* system calls and library calls served */
+	uint64_t calls_denied;   /* system calls refused */
+	uint64_t gate_calls;     /* callgate calls */
+	uint64_t monitor_edits;  /* page-table entries changed by the monitor in ring 0 */
+	uint64_t pages_copied;   /* private pages made */
+	uint64_t pages_restored; /* private pages put back to pristine */
+	uint64_t address_spaces; /* address spaces made so far */
+	uint64_t frames_used;    /* pages of the pool in use, snapshot included */
+	uint64_t snapshot_pages; /* pages of the snapshot */
 };
 /* Errors: EINVAL; EPERM before sthread_init(). */
 int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
