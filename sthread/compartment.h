@@ -100,6 +100,8 @@ struct sthread {
 	uint64_t result;
 };
 
+/* The compartment that runs when the sthread does: its own, or the innermost gate's. */
+struct compartment *innermost_compartment(struct sthread *sthread);
 /* Runs an sthread until it ends, parks or has spent its slice; sets its state.  Releases the lock while it runs. */
 void sthread_drive(struct sthread *sthread);
 

@@ -1,0 +1,303 @@
+/* drive.c - the loop that runs a compartment, answers its exits, and ends it.  See compartment.h. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "compartment.h"
+#include "slice.h"
+#include "tag.h"
+
+enum {
+	VECTOR_PAGE_FAULT = 14
+};
+
+/* Runs a compartment to its next exit, without the lock.  Returns the time of the exit. */
+static uint64_t run(struct compartment *compartment, struct dune_vcpu *vcpu, struct dune_exit *exit)
+{
+	struct address_space *space = compartment->space;
+	uint64_t exits = vcpu->exits;
+	while (space->revoking)
+		pthread_cond_wait(&supervisor.changed, &supervisor.lock);
+	struct timespec time;
+	clock_gettime(CLOCK_REALTIME_COARSE, &time);
+	space->life->seconds = time.tv_sec;
+	space->running_on = vcpu;
+	supervisor_unlock();
+	uint64_t began = slice_clock();
+	dune_vcpu_run(vcpu, &space->context, exit);
+	uint64_t ended = slice_clock(), spent = ended - began;
+	supervisor_lock();
+	space->running_on = NULL;
+	pthread_cond_broadcast(&supervisor.changed);
+	compartment->run_nanoseconds += spent;
+	compartment->info.run_nanoseconds += spent;
+	compartment->info.exits += vcpu->exits - exits;
+	return ended;
+}
+
+struct compartment *innermost_compartment(struct sthread *sthread)
+{
+	return sthread->depth ? &sthread->gates[sthread->depth - 1]->compartment : &sthread->own;
+}
+
+/* Answers a library call: it goes on in the trampoline, which returns to the caller. */
+static void answer_service(struct compartment *compartment, long answer, bool others_ran)
+{
+	struct kvm_regs *regs = &compartment->space->context.regs;
+	regs->rax = (uint64_t)answer;
+	regs->rip = others_ran ? supervisor.machine->trampoline_resume_clean : supervisor.machine->trampoline_resume;
+}
+
+/* The innermost compartment is over.  Returns true if the sthread is. */
+static bool finish(struct sthread *sthread, bool returned)
+{
+	struct compartment *over = innermost_compartment(sthread);
+	if (!sthread->depth) {
+		if (returned)
+			over->info.end = STHREAD_RETURNED;
+		sthread->result = returned ? over->space->context.regs.rdi : 0;
+		compartment_end(over);
+		sthread->state = STHREAD_ENDED;
+		return true;
+	}
+	struct compartment *caller = sthread->depth > 1 ? &sthread->gates[sthread->depth - 2]->compartment :
+				     sthread->own.space ? &sthread->own :
+							  NULL;
+	int error = gate_finish(sthread, caller, returned);
+	sthread->retry = false; /* the call to be served again was the gate's */
+	if (caller) {
+		answer_service(caller, -error, true);
+		return false;
+	}
+	sthread->own.info.exit_status = error;
+	sthread->state = STHREAD_ENDED;
+	return true;
+}
+
+static bool holds_for_writing(const struct compartment *compartment, tag_t tag)
+{
+	for (unsigned i = 0; i < compartment->policy.tags; i++)
+		if (compartment->policy.tag[i].tag == tag && compartment->policy.tag[i].prot & PROT_WRITE)
+			return true;
+	return false;
+}
+
+static long allocate_for(struct compartment *compartment, uint64_t handle, uint64_t size)
+{
+	void *pointer = NULL;
+	if (!holds_for_writing(compartment, (tag_t)handle))
+		return -EPERM;
+	const struct tag *tag = tag_get((tag_t)handle);
+	uint64_t before = tag ? tag->size : 0, quota = compartment->policy.memory;
+	if (compartment->tag_growth > quota || size > quota - compartment->tag_growth)
+		return -ENOMEM;
+	int error = tag_allocate((tag_t)handle, size, &pointer);
+	if (tag)
+		compartment->tag_growth += tag->size - before;
+	return error ? -error : (long)pointer;
+}
+
+static long free_for(const struct compartment *compartment, uint64_t pointer)
+{
+	tag_t owner = tag_at(pointer);
+	return holds_for_writing(compartment, owner) ? -tag_release(owner, (void *)pointer) : -EINVAL;
+}
+
+/* What an exit came to. */
+enum outcome {
+	GO_ON,
+	STOP,
+	RETURNED,
+	ENDED
+};
+
+static enum outcome serve_library(struct sthread *sthread, struct compartment *compartment)
+{
+	const struct kvm_regs *regs = &compartment->space->context.regs;
+	uint64_t began;
+	int error;
+	switch (regs->rax) {
+	case SERVICE_RETURN:
+		return RETURNED;
+	case SERVICE_PARK:
+		if (sthread->depth) {
+			answer_service(compartment, -EPERM, false); /* a gate finishes its call */
+			return GO_ON;
+		}
+		answer_service(compartment, 0, true);
+		sthread->waits_for_step = true;
+		sthread->wait = (struct wait){ .fd = -1 };
+		return STOP;
+	case SERVICE_GATE:
+	case SERVICE_GATE_BUFFER:
+		error = gate_service(sthread, compartment, regs->rax == SERVICE_GATE_BUFFER);
+		if (error)
+			answer_service(compartment, -error, true);
+		else
+			compartment->info.gate_calls++;
+		return GO_ON;
+	case SERVICE_ALLOCATE:
+		began = slice_clock();
+		answer_service(compartment, allocate_for(compartment, regs->rdi, regs->rsi), false);
+		compartment->run_nanoseconds += slice_clock() - began;
+		break;
+	case SERVICE_FREE:
+		answer_service(compartment, free_for(compartment, regs->rdi), false);
+		break;
+	default:
+		answer_service(compartment, -ENOSYS, false);
+		compartment->info.calls_denied++;
+		supervisor.statistics.calls_denied++;
+		return GO_ON;
+	}
+	compartment->info.calls_served++;
+	supervisor.statistics.calls_served++;
+	return GO_ON;
+}
+
+static enum outcome serve_exception(struct compartment *compartment, const struct dune_exit *exit)
+{
+	struct memory_bounds bounds = compartment_bounds(compartment);
+	compartment->info.traps++;
+	supervisor.statistics.traps++;
+	if (exit->vector == VECTOR_PAGE_FAULT && !exit->from_monitor &&
+	    address_space_fault(compartment->space, &bounds, exit->address, exit->error_code) == 0)
+		return GO_ON;
+	compartment->info.end = STHREAD_FAULTED;
+	compartment->info.vector = exit->vector;
+	compartment->info.error_code = exit->error_code;
+	compartment->info.address = exit->address;
+	compartment->info.instruction = compartment->space->context.regs.rip;
+	return ENDED;
+}
+
+/* A gate never parks: its caller waits with it, no longer than the gate's budget. */
+static enum outcome wait_in_gate(struct compartment *compartment, const struct wait *wait)
+{
+	uint64_t budget = compartment->policy.cpu_milliseconds * NANOSECONDS_PER_MILLISECOND;
+	uint64_t left = budget > compartment->run_nanoseconds ? budget - compartment->run_nanoseconds : 0;
+	struct pollfd ready = { .fd = wait->fd, .events = wait->events };
+	supervisor_unlock();
+	uint64_t began = slice_clock();
+	poll(&ready, 1, (int)(left / NANOSECONDS_PER_MILLISECOND % INT_MAX));
+	uint64_t spent = slice_clock() - began;
+	supervisor_lock();
+	compartment->run_nanoseconds += spent;
+	return GO_ON;
+}
+
+static enum outcome serve_call(struct sthread *sthread, struct compartment *compartment, struct dune_vcpu *vcpu)
+{
+	struct wait wait = { .fd = -1 };
+	struct kvm_regs *regs = &compartment->space->context.regs;
+	uint64_t resume = regs->rip;
+	if (resume >= DUNE_USER_END) { /* only a compartment that jumped to the entry itself gets here */
+		compartment->info.end = STHREAD_FAULTED;
+		compartment->info.vector = 13;
+		compartment->info.instruction = resume;
+		return ENDED;
+	}
+	uint64_t began = slice_clock();
+	enum served served = system_call_serve(compartment, &wait);
+	compartment->run_nanoseconds += slice_clock() - began; /* long work done for it is its own */
+	switch (served) {
+	case SERVED:
+		return GO_ON;
+	case SERVED_END:
+		return ENDED;
+	case SERVED_PARK:
+	default:
+		break;
+	}
+	if (sthread->depth) {
+		enum outcome outcome = wait_in_gate(compartment, &wait);
+		sthread->retry = true;
+		return outcome;
+	}
+	/* The registers are those of the call: it is served anew when the sthread is stepped. */
+	sthread->retry = true;
+	sthread->waits_for_step = false;
+	sthread->wait = wait;
+	if (dune_vcpu_save(vcpu, &compartment->space->context) != 0) {
+		compartment->info.end = STHREAD_HOST_FAILURE;
+		return ENDED;
+	}
+	return STOP;
+}
+
+static enum outcome handle(struct sthread *sthread, struct compartment *compartment, struct dune_vcpu *vcpu,
+			   const struct dune_exit *exit)
+{
+	switch (exit->kind) {
+	case DUNE_EXIT_SYSTEM_CALL:
+		return serve_call(sthread, compartment, vcpu);
+	case DUNE_EXIT_SERVICE:
+		return serve_library(sthread, compartment);
+	case DUNE_EXIT_EXCEPTION:
+		return serve_exception(compartment, exit);
+	case DUNE_EXIT_KICKED:
+		return GO_ON; /* sthread_drive() looks at the clock */
+	case DUNE_EXIT_BROKEN:
+	default:
+		compartment->info.end = STHREAD_HOST_FAILURE;
+		compartment->info.system_call = (int)exit->reason;
+		return ENDED;
+	}
+}
+
+static bool out_of_budget(struct compartment *compartment)
+{
+	if (compartment->run_nanoseconds <= compartment->policy.cpu_milliseconds * NANOSECONDS_PER_MILLISECOND)
+		return false;
+	compartment->info.end = STHREAD_OUT_OF_CPU;
+	return true;
+}
+
+void sthread_drive(struct sthread *sthread)
+{
+	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
+	uint64_t began = slice_clock();
+	sthread->state = STHREAD_RUNNABLE;
+	for (;;) {
+		struct compartment *compartment = innermost_compartment(sthread);
+		struct dune_exit exit = { .kind = DUNE_EXIT_SYSTEM_CALL };
+		enum outcome outcome;
+		uint64_t time = slice_clock();
+		if (sthread->killed) {
+			compartment->info.end = STHREAD_KILLED;
+			outcome = ENDED;
+		} else if (!vcpu || slice_arm(time) != 0) {
+			compartment->info.end = STHREAD_HOST_FAILURE;
+			outcome = ENDED;
+		} else if (!sthread->depth && time - began >= SLICE_NANOSECONDS) {
+			/* Whether it was stopped by a kick or keeps making calls. */
+			if (dune_vcpu_save(vcpu, &compartment->space->context) == 0)
+				return;
+			compartment->info.end = STHREAD_HOST_FAILURE;
+			outcome = ENDED;
+		} else {
+			if (sthread->retry)
+				sthread->retry = false;
+			else
+				time = run(compartment, vcpu, &exit);
+			uint64_t served = time;
+			uint64_t charged = compartment->run_nanoseconds;
+			outcome = handle(sthread, compartment, vcpu, &exit);
+			/* The time its calls take is its own as well; what handle() charged is not charged twice. */
+			uint64_t spent = slice_clock() - served, already = compartment->run_nanoseconds - charged;
+			compartment->run_nanoseconds += spent > already ? spent - already : 0;
+		}
+		if (outcome != RETURNED && outcome != ENDED && out_of_budget(compartment))
+			outcome = ENDED;
+		if (outcome == STOP) {
+			sthread->state = STHREAD_PARKED;
+			compartment->info.parks++;
+			return;
+		}
+		if (outcome != GO_ON && finish(sthread, outcome == RETURNED))
+			return;
+	}
+}

@@ -1,0 +1,70 @@
+/* slice.c - see slice.h */
+#define _GNU_SOURCE
+#include "slice.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "supervisor.h"
+
+uint64_t slice_clock(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* Each thread that runs compartments has a timer that kicks it.  It is armed when little of it is left and never
+ * disarmed: a kick that comes when nothing runs does nothing. */
+static _Thread_local struct {
+	timer_t timer;
+	bool made;
+	uint64_t due;
+	pid_t process; /* timers are not inherited */
+} slice;
+
+static pthread_key_t thread_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void delete_timer(void *unused)
+{
+	(void)unused;
+	if (slice.made && slice.process == supervisor.process)
+		timer_delete(slice.timer);
+	slice.made = false;
+}
+
+static void make_key(void)
+{
+	pthread_key_create(&thread_end, delete_timer);
+}
+
+int slice_arm(uint64_t time)
+{
+	if (slice.made && slice.process == supervisor.process && slice.due > time + SLICE_NANOSECONDS / 2)
+		return 0;
+	if (!slice.made || slice.process != supervisor.process) {
+		struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = dune_kick_signal() };
+		event._sigev_un._tid = gettid();
+		if (timer_create(CLOCK_MONOTONIC, &event, &slice.timer) != 0)
+			return dune_fail(errno, "cannot make a timer: %s", strerror(errno));
+		pthread_once(&once, make_key);
+		pthread_setspecific(thread_end, &slice);
+		slice.made = true;
+		slice.process = supervisor.process;
+	}
+	/* A thread that blocks the kick could not be stopped. */
+	sigset_t kick;
+	sigemptyset(&kick);
+	sigaddset(&kick, dune_kick_signal());
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	struct itimerspec due = { .it_value = { .tv_nsec = SLICE_NANOSECONDS } };
+	timer_settime(slice.timer, 0, &due, NULL);
+	slice.due = time + SLICE_NANOSECONDS;
+	return 0;
+}

@@ -1,0 +1,19 @@
+/*
+ * slice.h - the timer that takes a thread out of the compartment it runs.
+ */
+#ifndef STHREAD_SLICE_H
+#define STHREAD_SLICE_H
+
+#include <stdint.h>
+
+#define SLICE_NANOSECONDS ((uint64_t)10 * 1000 * 1000)
+#define NANOSECONDS_PER_MILLISECOND ((uint64_t)1000 * 1000)
+
+/* The monotonic clock, in nanoseconds. */
+uint64_t slice_clock(void);
+
+/* Sees to it that the calling thread is kicked within a slice of `time`, which is now.  Errors: those of
+ * timer_create(2). */
+int slice_arm(uint64_t time);
+
+#endif
