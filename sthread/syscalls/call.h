@@ -1,0 +1,76 @@
+/*
+ * call.h - one system call of a compartment while it is served: what the files of this folder share.
+ *
+ * Arguments are registers, copied out once; what they point to is read or written through the caller's own page table
+ * with the caller's own rights, once.  A handler returns the answer, or a negative errno.
+ */
+#ifndef STHREAD_CALL_H
+#define STHREAD_CALL_H
+
+#include <sys/uio.h>
+
+#include "compartment.h"
+
+enum {
+	TRANSFER_MAX = 1 << 20, /* bytes; more is a short transfer */
+	PIECES = 64,            /* of our memory that one transfer is made of */
+	PATH_ROOM = 4096
+};
+
+struct call {
+	struct compartment *compartment;
+	struct memory_bounds bounds;
+	uint64_t argument[6];
+	struct open_file *file; /* for rows that want one */
+	struct wait *wait;
+	bool park; /* set by a handler: it would block */
+	bool end;  /* set by a handler: the life is over */
+};
+
+/* caller.c: memory of the caller.  Return 0 or -EFAULT. */
+long call_get(struct call *call, uint64_t address, void *to, size_t size);
+long call_put(struct call *call, uint64_t address, const void *from, size_t size);
+/* A string of at most room - 1 bytes; -ENAMETOOLONG if it is longer. */
+long call_string(struct call *call, uint64_t address, char *to, size_t room);
+/* As address_space_pieces(). */
+ssize_t call_pieces(struct call *call, uint64_t address, size_t length, bool write, struct iovec *list, int room,
+		    int *count);
+
+/* transfer.c */
+long serve_read(struct call *call);
+long serve_write(struct call *call);
+long serve_readv(struct call *call);
+long serve_writev(struct call *call);
+long serve_pread64(struct call *call);
+
+/* files.c */
+long serve_open(struct call *call);
+long serve_openat(struct call *call);
+long serve_close(struct call *call);
+long serve_fstat(struct call *call);
+long serve_newfstatat(struct call *call);
+long serve_lseek(struct call *call);
+long serve_fcntl(struct call *call);
+long serve_ioctl(struct call *call);
+
+/* memory.c */
+long serve_brk(struct call *call);
+long serve_mmap(struct call *call);
+long serve_munmap(struct call *call);
+long serve_mprotect(struct call *call);
+
+/* time.c */
+long serve_clock_gettime(struct call *call);
+long serve_clock_getres(struct call *call);
+long serve_gettimeofday(struct call *call);
+long serve_time(struct call *call);
+
+/* process.c */
+long serve_futex(struct call *call);
+long serve_nothing(struct call *call);
+long serve_getrandom(struct call *call);
+long serve_getpid(struct call *call);
+long serve_getcpu(struct call *call);
+long serve_exit(struct call *call);
+
+#endif
