@@ -1,0 +1,164 @@
+/* address_space_pages.c - the entries and private pages of an address space, and edits by the monitor. */
+#define _GNU_SOURCE
+#include "address_space_parts.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	KEPT_PAGES = 1024, /* private pages an idle address space keeps; more are given back */
+};
+
+uint64_t *space_entry(const struct address_space *space, uint64_t address)
+{
+	return dune_tables_entry(&supervisor.machine->tables, space->context.root, address, false);
+}
+
+uint64_t *space_entry_make(struct address_space *space, uint64_t address)
+{
+	struct dune_tables *tables = &supervisor.machine->tables;
+	size_t before = tables->used;
+	uint64_t *entry = dune_tables_entry(tables, space->context.root, address, true);
+	space->table_pages += (tables->used - before) / DUNE_PAGE_SIZE;
+	return entry;
+}
+
+int space_fill(struct address_space *space, uint64_t address, uint64_t value)
+{
+	uint64_t *entry = space_entry_make(space, address);
+	if (!entry)
+		return -1;
+	__atomic_store_n(entry, value, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* ---- private pages --------------------------------------------------------------------------------- */
+
+static struct private_page *remember(struct address_space *space, uint64_t address, uint64_t frame, uint64_t origin)
+{
+	if (space->page_count == space->page_room) {
+		size_t room = space->page_room ? 2 * space->page_room : 64;
+		struct private_page *grown = realloc(space->pages, room * sizeof *grown);
+		if (!grown)
+			return NULL;
+		space->pages = grown;
+		space->page_room = room;
+	}
+	struct private_page *page = &space->pages[space->page_count++];
+	*page = (struct private_page){ .address = address, .frame = frame, .origin = origin };
+	return page;
+}
+
+/* What an entry that leads to a private page says. */
+static uint64_t private_value(uint64_t frame)
+{
+	return frame | USER_DATA | DUNE_PTE_WRITE | DUNE_PTE_PRIVATE;
+}
+
+int space_make_private(struct address_space *space, uint64_t address, uint64_t *entry, uint64_t origin, bool answering)
+{
+	struct dune_machine *machine = supervisor.machine;
+	uint64_t frame = dune_frame_new(machine);
+	if (!frame || !remember(space, address, frame, origin)) {
+		if (frame)
+			dune_frame_free(machine, frame);
+		errno = ENOMEM;
+		return -1;
+	}
+	if (origin)
+		memcpy(dune_physical_at(machine, frame), dune_physical_at(machine, origin), DUNE_PAGE_SIZE);
+	supervisor.statistics.pages_copied++;
+	bool present = *entry & DUNE_PTE_PRESENT;
+	struct dune_vcpu *vcpu = present ? dune_vcpu_get(machine) : NULL;
+	if (answering || !present) {
+		__atomic_store_n(entry, private_value(frame), __ATOMIC_RELEASE);
+		/* The fault dropped this virtual CPU's translation; others may have the old frame for reading. */
+		if (vcpu)
+			dune_vcpu_accept(vcpu, &space->context);
+		return 0;
+	}
+	struct dune_edit edit = { .entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host),
+				  .value = private_value(frame) };
+	if (!vcpu || dune_vcpu_edit(vcpu, &space->context, &edit, 1) != 0)
+		return -1;
+	supervisor.statistics.monitor_edits++;
+	return 0;
+}
+
+uint64_t address_space_restore(struct address_space *space)
+{
+	const struct dune_machine *machine = supervisor.machine;
+	for (size_t i = 0; i < space->page_count; i++) {
+		const struct private_page *page = &space->pages[i];
+		void *memory = dune_physical_at(machine, page->frame);
+		if (page->origin)
+			memcpy(memory, dune_physical_at(machine, page->origin), DUNE_PAGE_SIZE);
+		else
+			memset(memory, 0, DUNE_PAGE_SIZE);
+	}
+	supervisor.statistics.pages_restored += space->page_count;
+	return space->page_count;
+}
+
+void address_space_clear(struct address_space *space, uint64_t start, uint64_t end)
+{
+	for (size_t i = 0; i < space->page_count; i++)
+		if (space->pages[i].address >= start && space->pages[i].address < end && !space->pages[i].origin)
+			memset(dune_physical_at(supervisor.machine, space->pages[i].frame), 0, DUNE_PAGE_SIZE);
+}
+
+/* ---- edits by the monitor -------------------------------------------------------------------------- */
+
+int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value)
+{
+	const struct dune_machine *machine = supervisor.machine;
+	if (list->count == list->room) {
+		size_t room = list->room ? 2 * list->room : 64;
+		struct dune_edit *grown = realloc(list->edits, room * sizeof *grown);
+		if (!grown)
+			return -1;
+		list->edits = grown;
+		list->room = room;
+	}
+	list->edits[list->count++] =
+		(struct dune_edit){ .entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host),
+				    .value = value };
+	return 0;
+}
+
+int edit_list_commit(struct address_space *space, struct edit_list *list)
+{
+	int result = 0;
+	if (list->count) {
+		struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
+		result = vcpu ? dune_vcpu_edit(vcpu, &space->context, list->edits, list->count) : -1;
+		supervisor.statistics.monitor_edits += list->count;
+	}
+	free(list->edits);
+	*list = (struct edit_list){ 0 };
+	return result;
+}
+
+int space_give_back_growth(struct address_space *space)
+{
+	struct dune_machine *machine = supervisor.machine;
+	struct edit_list list = { 0 };
+	if (space->page_count <= KEPT_PAGES)
+		return 0;
+	for (size_t i = KEPT_PAGES; i < space->page_count; i++) {
+		const struct private_page *page = &space->pages[i];
+		const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, page->address);
+		uint64_t origin = page->origin ? page->origin : supervisor.snapshot.zero_frame;
+		uint64_t *entry = space_entry(space, page->address);
+		if (!entry ||
+		    edit_list_add(&list, entry, region ? origin | USER_DATA | DUNE_PTE_COPY_ON_WRITE : 0) != 0)
+			return -1;
+	}
+	if (edit_list_commit(space, &list) != 0)
+		return -1;
+	for (size_t i = KEPT_PAGES; i < space->page_count; i++)
+		dune_frame_free(machine, space->pages[i].frame);
+	space->page_count = KEPT_PAGES;
+	return 0;
+}

@@ -1,0 +1,62 @@
+/*
+ * address_space_parts.h - what the files of address_space.h share.
+ *
+ *   address_space.c          making, taking, giving back
+ *   address_space_pages.c    entries, private pages, edits by the monitor
+ *   address_space_tags.c     tags mapped in, and taken away
+ *   address_space_access.c   page faults; reading and writing by the compartment's rights
+ *
+ * Caller holds the supervisor lock.
+ */
+#ifndef STHREAD_ADDRESS_SPACE_PARTS_H
+#define STHREAD_ADDRESS_SPACE_PARTS_H
+
+#include "address_space.h"
+
+#define USER_DATA (DUNE_PTE_PRESENT | DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE)
+
+extern struct address_space *address_spaces; /* all of them */
+
+/* ---- entries (address_space_pages.c) --------------------------------------------------------------- */
+
+/* The leaf entry for an address; NULL if a table on the way is missing. */
+uint64_t *space_entry(const struct address_space *space, uint64_t address);
+/* The same; missing page tables are made.  Errors (NULL): ENOMEM. */
+uint64_t *space_entry_make(struct address_space *space, uint64_t address);
+/* Fills in an entry that is not present.  Errors: ENOMEM. */
+int space_fill(struct address_space *space, uint64_t address, uint64_t value);
+
+/*
+ * Gives the space a private page at address with the contents of origin (0: zeros).  answering: a write fault of the
+ * compartment is being answered, or the entry is not present: the entry may be stored from here.  Otherwise the
+ * compartment may have the old translation cached for reading, and the monitor makes the edit.
+ */
+int space_make_private(struct address_space *space, uint64_t address, uint64_t *entry, uint64_t origin, bool answering);
+/* Takes what was grown beyond a bound away from an idle space and gives the frames back. */
+int space_give_back_growth(struct address_space *space);
+
+/* Edits for the monitor, collected and then made at once. */
+struct edit_list {
+	struct dune_edit *edits;
+	size_t count, room;
+};
+int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value);
+/* Makes the edits and empties the list.  Preconditions: the space is not running. */
+int edit_list_commit(struct address_space *space, struct edit_list *list);
+
+/* ---- tags (address_space_tags.c) ------------------------------------------------------------------- */
+
+/* What an entry that leads to a page of a tag says; offset is in the tag arena. */
+uint64_t space_tag_value(uint64_t offset, int prot);
+/* Index in space->tag, -1 if it is not mapped. */
+int space_find_tag(const struct address_space *space, tag_t tag);
+bool space_maps_tags(const struct address_space *space, const struct policy *policy);
+/* Makes the mapped tags those of the policy: stale ones are revoked first, in one batch. */
+int space_bind_tags(struct address_space *space, const struct policy *policy);
+
+/* ---- snapshot (address_space.c) -------------------------------------------------------------------- */
+
+/* What an entry that leads to a page of the snapshot says. */
+uint64_t space_snapshot_value(const struct snapshot_region *region, uint64_t address);
+
+#endif

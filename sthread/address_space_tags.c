@@ -1,0 +1,148 @@
+/* address_space_tags.c - tags mapped into address spaces, and taken away again. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "address_space_parts.h"
+#include "tag.h"
+
+uint64_t space_tag_value(uint64_t offset, int prot)
+{
+	return (supervisor.machine->tags.physical + offset) | USER_DATA |
+	       (prot & 2 /* PROT_WRITE */ ? DUNE_PTE_WRITE : 0);
+}
+
+static int map_tag(struct address_space *space, const struct policy_tag *grant)
+{
+	const struct tag *tag = tag_get(grant->tag);
+	if (!tag)
+		return dune_fail(EBADF, "the policy names a tag that is gone");
+	space->tag[space->tags++] = *grant; /* first: a tag mapped in part is unmapped like any other */
+	for (unsigned i = 0; i < tag->extent_count; i++)
+		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
+			uint64_t offset = tag->extents[i].offset + at;
+			uint64_t *entry = space_entry_make(space, (uintptr_t)supervisor.machine->tags.host + offset);
+			if (!entry)
+				return dune_fail(ENOMEM, "no page-table page left");
+			if (!(*entry & DUNE_PTE_PRESENT))
+				__atomic_store_n(entry, space_tag_value(offset, grant->prot), __ATOMIC_RELEASE);
+		}
+	return 0;
+}
+
+/* Adds the edits that unmap a tag. */
+static int unmap_tag(const struct address_space *space, const struct tag *tag, struct edit_list *list)
+{
+	for (unsigned i = 0; i < tag->extent_count; i++)
+		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
+			uint64_t offset = tag->extents[i].offset + at;
+			uint64_t *entry = space_entry(space, (uintptr_t)supervisor.machine->tags.host + offset);
+			if (entry && *entry & DUNE_PTE_PRESENT && edit_list_add(list, entry, 0) != 0)
+				return -1;
+		}
+	return 0;
+}
+
+int space_find_tag(const struct address_space *space, tag_t tag)
+{
+	for (unsigned i = 0; i < space->tags; i++)
+		if (space->tag[i].tag == tag)
+			return (int)i;
+	return -1;
+}
+
+bool space_maps_tags(const struct address_space *space, const struct policy *policy)
+{
+	if (space->tags != policy->tags)
+		return false;
+	for (unsigned i = 0; i < policy->tags; i++) {
+		int at = space_find_tag(space, policy->tag[i].tag);
+		if (at < 0 || space->tag[at].prot != policy->tag[i].prot)
+			return false;
+	}
+	return true;
+}
+
+int space_bind_tags(struct address_space *space, const struct policy *policy)
+{
+	struct edit_list list = { 0 };
+	struct policy_tag keeping[POLICY_TAGS];
+	unsigned kept = 0;
+	for (unsigned i = 0; i < space->tags; i++) {
+		bool keep = false;
+		for (unsigned j = 0; j < policy->tags; j++)
+			keep = keep ||
+			       (policy->tag[j].tag == space->tag[i].tag && policy->tag[j].prot == space->tag[i].prot);
+		if (keep) {
+			keeping[kept++] = space->tag[i];
+			continue;
+		}
+		const struct tag *tag = tag_mapped(space->tag[i].tag);
+		if (tag && unmap_tag(space, tag, &list) != 0) {
+			free(list.edits);
+			return -1;
+		}
+	}
+	if (edit_list_commit(space, &list) != 0)
+		return -1;
+	/* Only what has really been unmapped is forgotten. */
+	memcpy(space->tag, keeping, kept * sizeof *keeping);
+	space->tags = kept;
+	for (unsigned i = 0; i < policy->tags; i++)
+		if (space_find_tag(space, policy->tag[i].tag) < 0 && map_tag(space, &policy->tag[i]) != 0)
+			return -1;
+	return 0;
+}
+
+/* Waits until no virtual CPU runs the space.  Releases the lock meanwhile; kicks, again and again because a kick that
+ * comes just before KVM_RUN is lost. */
+static void wait_until_stopped(struct address_space *space)
+{
+	while (space->running_on) {
+		struct timespec until;
+		dune_vcpu_kick(space->running_on);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += 1000000;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		pthread_cond_timedwait(&supervisor.changed, &supervisor.lock, &until);
+	}
+}
+
+static int revoke_from(struct address_space *space, const struct tag *tag)
+{
+	struct edit_list list = { 0 };
+	int at = space_find_tag(space, tag->handle);
+	if (at < 0)
+		return 0;
+	int result = unmap_tag(space, tag, &list);
+	if (edit_list_commit(space, &list) != 0 || result != 0) {
+		space->poisoned = true; /* it still has the tag: it must never run again */
+		return -1;
+	}
+	space->tag[at] = space->tag[--space->tags];
+	return 0;
+}
+
+int address_spaces_revoke(const struct tag *tag)
+{
+	int result = 0;
+	/* First all that can be done without letting go of the lock, so that no idle space starts with the tag. */
+	for (struct address_space *space = address_spaces; space; space = space->next)
+		if (!space->running_on && revoke_from(space, tag) != 0)
+			result = -1;
+	for (struct address_space *space = address_spaces; space; space = space->next)
+		if (space_find_tag(space, tag->handle) >= 0) {
+			space->revoking++; /* it does not start again before this is done */
+			wait_until_stopped(space);
+			if (revoke_from(space, tag) != 0)
+				result = -1;
+			space->revoking--;
+			pthread_cond_broadcast(&supervisor.changed);
+		}
+	return result;
+}
