@@ -279,6 +279,37 @@ int sc_memory_quota(sc_t *sc, size_t bytes)
 	return 0;
 }
 
+/* ---- limits ---------------------------------------------------------------------------------------- */
+
+#define LIMIT(field) offsetof(struct policy, field), sizeof((struct policy *)0)->field
+const struct policy_limit policy_limits[] = {
+	{ "processor time", "ms", LIMIT(cpu_milliseconds), POLICY_CPU_MILLISECONDS },
+	{ "memory quota", "bytes", LIMIT(memory), POLICY_MEMORY },
+};
+const unsigned policy_limit_count = sizeof policy_limits / sizeof *policy_limits;
+
+uint64_t policy_limit_value(const struct policy *policy, const struct policy_limit *limit)
+{
+	uint32_t narrow = 0;
+	uint64_t wide = 0;
+	const char *field = (const char *)policy + limit->offset;
+	if (limit->size == sizeof narrow)
+		memcpy(&narrow, field, sizeof narrow);
+	else
+		memcpy(&wide, field, sizeof wide);
+	return narrow ? narrow : wide ? wide : limit->fallback;
+}
+
+static void set_limit(struct policy *policy, const struct policy_limit *limit, uint64_t value)
+{
+	uint32_t narrow = (uint32_t)value;
+	char *field = (char *)policy + limit->offset;
+	if (limit->size == sizeof narrow)
+		memcpy(field, &narrow, sizeof narrow);
+	else
+		memcpy(field, &value, sizeof value);
+}
+
 /* ---- reading --------------------------------------------------------------------------------------- */
 
 int policy_read(const sc_t *sc, struct policy *policy)
@@ -291,10 +322,8 @@ int policy_read(const sc_t *sc, struct policy *policy)
 		return dune_fail(EINVAL, "not a policy: call sc_init() first");
 	if (policy->error)
 		return dune_fail(policy->error, "a grant of this policy failed: %s", strerror(policy->error));
-	if (!policy->cpu_milliseconds)
-		policy->cpu_milliseconds = POLICY_CPU_MILLISECONDS;
-	if (!policy->memory)
-		policy->memory = POLICY_MEMORY;
+	for (unsigned i = 0; i < policy_limit_count; i++)
+		set_limit(policy, &policy_limits[i], policy_limit_value(policy, &policy_limits[i]));
 	return 0;
 }
 

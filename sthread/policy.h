@@ -5,6 +5,7 @@
 #define STHREAD_POLICY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "sthread.h"
@@ -45,6 +46,18 @@ struct policy {
 };
 _Static_assert(sizeof(struct policy) <= sizeof(sc_t), "a policy fits in an sc_t");
 
+/* The numeric limits of a policy.  A field of struct policy with a row in this table (policy.c) has its default, is
+ * compared by the subset rule, and is described.  In an sc_t, 0 stands for the default. */
+struct policy_limit {
+	const char *name, *unit;
+	size_t offset, size; /* of a field of 4 or 8 bytes */
+	uint64_t fallback;   /* the default */
+};
+extern const struct policy_limit policy_limits[];
+extern const unsigned policy_limit_count;
+/* The value that counts: the field's, or the default. */
+uint64_t policy_limit_value(const struct policy *policy, const struct policy_limit *limit);
+
 /* An open file that a policy or a compartment holds: the process's own duplicate, counted. */
 struct open_file {
 	int fd;
@@ -67,6 +80,20 @@ bool policy_allows_call(const struct policy *policy, long number);
 /* Whether the gates of the policy are still there.  Caller holds the supervisor lock. */
 bool policy_gates_exist(const struct policy *policy);
 bool policy_allows_gate(const struct policy *policy, cgate_t gate);
+
+/*
+ * Rights only shrink: whether child grants nothing that parent does not.  Returns 0; or -1 with EPERM, and
+ * dune_error() names the right that the parent lacks.
+ *   tags       the same handle, the same rights or fewer (a copy on write needs only PROT_READ in the parent)
+ *   files      the same open file, whichever duplicate of it and under whichever number; rights likewise
+ *   paths      the same directory through the same mount; one beneath a directory of the parent does not count
+ *   calls, gates
+ *   flags      SC_KILL binds the child as well
+ *   limits     at most the parent's; one that is not set counts as its default
+ * A file that the child names and that is gone is refused; one of the parent is no right.
+ * Caller holds the supervisor lock.
+ */
+int policy_check_subset(const struct policy *child, const struct policy *parent);
 
 /* What policies with the same structure have in common, whichever tags and files they name: the pool's key. */
 uint64_t policy_shape(const struct policy *policy);

@@ -83,6 +83,8 @@ static void *all_denied_inside(void *sthread)
 	DENIED(sc_cpu_budget(&sc, 1) == -1);
 	DENIED(sc_memory_quota(&sc, 1) == -1);
 	DENIED(sc_copy(&other, &sc) == -1);
+	DENIED(sc_is_subset(&sc, &sc) == -1);
+	DENIED(sc_equal(&sc, &sc) == -1);
 	sfree(NULL);
 	return NULL;
 }

@@ -100,6 +100,15 @@ int sc_cpu_budget(sc_t *sc, unsigned milliseconds);
  * default of 256 MiB. */
 int sc_memory_quota(sc_t *sc, size_t bytes);
 
+/* Says whether the policy *narrow grants nothing that *wide does not: 0 yes; -1 with EPERM no, and sthread_error()
+ * names the right that *wide lacks.  SC_KILL of *wide and its limits bind *narrow; limits that are not set count as
+ * their defaults.  Descriptors are compared by open file (and their numbers do not matter), directories by directory
+ * and mount.  Errors also: EINVAL not a policy; a policy's remembered failure.  Called from: host mode, any thread. */
+int sc_is_subset(const sc_t *narrow, const sc_t *wide) STHREAD_CHECKED;
+/* Says whether two policies grant the same, whatever the order of the grants: 0 yes; -1 with EPERM no.  Errors as
+ * sc_is_subset(). */
+int sc_equal(const sc_t *one, const sc_t *other) STHREAD_CHECKED;
+
 /* ---- sthreads -------------------------------------------------------------------------------------- */
 
 /*

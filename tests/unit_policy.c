@@ -1,0 +1,353 @@
+/* unit_policy.c - policies as an algebra: "is a subset of" is an order, and agrees with a model that is told by hand. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "sthread/supervisor.h"
+
+enum {
+	TAGS = 4,
+	FILES = 3,
+	DIRECTORIES = 2,
+	GATES = 3,
+	CALLS = 4,
+	ROUNDS = 3000
+};
+
+static const int calls[CALLS] = { SYS_openat, SYS_ioctl, SYS_socket, SYS_sysinfo };
+static tag_t tags[TAGS];
+static cgate_t gates[GATES];
+static int files[FILES], directories[DIRECTORIES];
+static uint64_t random_state;
+
+static uint64_t random_next(void)
+{
+	random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+	return random_state >> 33;
+}
+
+/* Objects that exist for policies, without a machine. */
+static void make_objects(void)
+{
+	static int object;
+	for (int i = 0; i < TAGS; i++)
+		tags[i] = handle_new(&supervisor.tags, &object);
+	for (int i = 0; i < GATES; i++)
+		gates[i] = handle_new(&supervisor.gates, &object);
+	for (int i = 0; i < FILES; i++)
+		files[i] = open("/dev/null", O_RDWR);
+	directories[0] = open("/", O_RDONLY | O_DIRECTORY);
+	directories[1] = open("/usr", O_RDONLY | O_DIRECTORY);
+	random_state = 1;
+}
+
+/* What a policy is made from: the model. */
+struct model {
+	uint8_t tag[TAGS], file[FILES], directory[DIRECTORIES]; /* 0, or rights */
+	uint8_t gates, calls;                                   /* bits */
+	unsigned flags, milliseconds;
+	size_t memory;
+};
+
+static struct model random_model(void)
+{
+	struct model model = { .flags = random_next() % 4 == 0 ? SC_KILL : 0 };
+	static const unsigned times[] = { 0, 0, 0, 5, POLICY_CPU_MILLISECONDS, 20000 };
+	static const size_t quotas[] = { 0, 0, 0, 1 << 20, POLICY_MEMORY, (size_t)1 << 33 };
+	for (int i = 0; i < TAGS; i++)
+		model.tag[i] = (uint8_t)(random_next() % 3 * 2 | 1); /* 1, 3, 5 */
+	for (int i = 0; i < TAGS; i++)
+		model.tag[i] = model.tag[i] == 5 ? 0 : model.tag[i];
+	for (int i = 0; i < FILES; i++)
+		model.file[i] = random_next() % 4;
+	for (int i = 0; i < DIRECTORIES; i++)
+		model.directory[i] = random_next() % 4;
+	model.gates = random_next() % (1 << GATES);
+	model.calls = random_next() % (1 << CALLS);
+	model.milliseconds = times[random_next() % 6];
+	model.memory = quotas[random_next() % 6];
+	return model;
+}
+
+static uint8_t random_bits(void)
+{
+	return (uint8_t)(random_next() | random_next());
+}
+
+/* A model that grants no more. */
+static struct model random_part(const struct model *of)
+{
+	struct model model = *of;
+	for (int i = 0; i < TAGS; i++)
+		if (random_next() % 4 == 0)
+			model.tag[i] = model.tag[i] & (uint8_t)(random_next() % 2 ? PROT_READ : 0);
+	for (int i = 0; i < FILES; i++)
+		model.file[i] &= random_bits();
+	for (int i = 0; i < DIRECTORIES; i++)
+		model.directory[i] &= random_bits();
+	model.gates &= random_bits();
+	model.calls &= random_bits();
+	if (random_next() % 4 == 0)
+		model.flags |= SC_KILL;
+	if (random_next() % 4 == 0)
+		model.milliseconds = 1;
+	if (random_next() % 4 == 0)
+		model.memory = 4096;
+	return model;
+}
+
+static bool bits_within(const uint8_t *narrow, const uint8_t *wide, int count)
+{
+	for (int i = 0; i < count; i++)
+		if (narrow[i] & ~wide[i])
+			return false;
+	return true;
+}
+
+static bool within(const struct model *narrow, const struct model *wide)
+{
+	unsigned time = narrow->milliseconds ? narrow->milliseconds : POLICY_CPU_MILLISECONDS;
+	size_t memory = narrow->memory ? narrow->memory : POLICY_MEMORY;
+	return bits_within(narrow->tag, wide->tag, TAGS) && bits_within(narrow->file, wide->file, FILES) &&
+	       bits_within(narrow->directory, wide->directory, DIRECTORIES) &&
+	       bits_within(&narrow->gates, &wide->gates, 1) && bits_within(&narrow->calls, &wide->calls, 1) &&
+	       !(wide->flags & ~narrow->flags) &&
+	       time <= (wide->milliseconds ? wide->milliseconds : POLICY_CPU_MILLISECONDS) &&
+	       memory <= (wide->memory ? wide->memory : POLICY_MEMORY);
+}
+
+/* Builds the policy, its grants from a random starting point on, so that their order differs. */
+static void build(const struct model *model, sc_t *sc)
+{
+	sc_init(sc);
+	unsigned turn = (unsigned)random_next() % 12;
+	for (unsigned i = 0; i < TAGS; i++) {
+		unsigned at = (i + turn) % TAGS;
+		if (model->tag[at])
+			sc_mem_add(sc, tags[at], model->tag[at]);
+	}
+	for (unsigned i = 0; i < FILES; i++) {
+		unsigned at = (i + turn) % FILES;
+		if (model->file[at])
+			sc_fd_add(sc, files[at], model->file[at]);
+	}
+	for (unsigned i = 0; i < DIRECTORIES; i++) {
+		unsigned at = (i + turn) % DIRECTORIES;
+		if (model->directory[at])
+			sc_path_add(sc, directories[at], model->directory[at]);
+	}
+	for (unsigned i = 0; i < GATES; i++) {
+		unsigned at = (i + turn) % GATES;
+		if (model->gates >> at & 1)
+			sc_cgate_add(sc, gates[at]);
+	}
+	for (int i = 0; i < CALLS; i++)
+		if (model->calls >> i & 1)
+			sc_sys_add(sc, calls[i]);
+	sc_flags_add(sc, model->flags);
+	sc_cpu_budget(sc, model->milliseconds);
+	sc_memory_quota(sc, model->memory);
+}
+
+static bool subset(const sc_t *narrow, const sc_t *wide)
+{
+	errno = 0;
+	if (sc_is_subset(narrow, wide) == 0)
+		return true;
+	CU_ASSERT_EQUAL(errno, EPERM);
+	return false;
+}
+
+static void every_policy_is_a_subset_of_itself(void)
+{
+	make_objects();
+	for (int i = 0; i < ROUNDS; i++) {
+		struct model model = random_model();
+		sc_t one, again, copy;
+		build(&model, &one);
+		build(&model, &again);
+		CU_ASSERT_EQUAL(sc_copy(&copy, &one), 0);
+		CU_ASSERT(subset(&one, &one));
+		CU_ASSERT(subset(&one, &copy));
+		CU_ASSERT_EQUAL(sc_equal(&one, &again), 0); /* other duplicates, another order */
+		sc_destroy(&one);
+		sc_destroy(&again);
+		sc_destroy(&copy);
+	}
+}
+
+static void it_agrees_with_the_model(void)
+{
+	unsigned yes = 0, no = 0;
+	make_objects();
+	for (int i = 0; i < ROUNDS; i++) {
+		struct model wide_model = random_model();
+		struct model narrow_model = i % 2 ? random_model() : random_part(&wide_model);
+		sc_t wide, narrow;
+		build(&wide_model, &wide);
+		build(&narrow_model, &narrow);
+		bool expected = within(&narrow_model, &wide_model);
+		CU_ASSERT_EQUAL(subset(&narrow, &wide), expected);
+		bool both = expected && within(&wide_model, &narrow_model);
+		CU_ASSERT_EQUAL(sc_equal(&narrow, &wide) == 0, both); /* antisymmetric up to equality */
+		*(expected ? &yes : &no) += 1;
+		sc_destroy(&wide);
+		sc_destroy(&narrow);
+	}
+	CU_ASSERT(yes > ROUNDS / 4); /* both cases were really tried */
+	CU_ASSERT(no > ROUNDS / 4);
+}
+
+static void it_is_transitive(void)
+{
+	unsigned chains = 0;
+	make_objects();
+	for (int i = 0; i < ROUNDS; i++) {
+		struct model c_model = random_model(), b_model = random_part(&c_model), a_model = random_part(&b_model);
+		sc_t a, b, c;
+		if (i % 4 == 0)
+			b_model = random_model();
+		build(&a_model, &a);
+		build(&b_model, &b);
+		build(&c_model, &c);
+		if (subset(&a, &b) && subset(&b, &c)) {
+			CU_ASSERT(subset(&a, &c));
+			chains++;
+		}
+		sc_destroy(&a);
+		sc_destroy(&b);
+		sc_destroy(&c);
+	}
+	CU_ASSERT(chains > ROUNDS / 4);
+}
+
+/* Wide grants everything but one thing, which narrow asks for. */
+static void each_missing_right_is_named(void)
+{
+	static const char *const words[] = { "tag",  "writing to tag", "descriptor",     "directory", "system call",
+					     "gate", "SC_KILL",        "processor time", "memory" };
+	make_objects();
+	for (unsigned i = 0; i < sizeof words / sizeof *words; i++) {
+		sc_t narrow, wide;
+		sc_init(&narrow);
+		sc_init(&wide);
+		sc_mem_add(&narrow, tags[0], PROT_READ | (i == 1 ? PROT_WRITE : 0));
+		sc_fd_add(&narrow, files[0], PROT_READ);
+		sc_path_add(&narrow, directories[0], PROT_READ);
+		sc_sys_add(&narrow, SYS_socket);
+		sc_cgate_add(&narrow, gates[0]);
+		if (i != 0)
+			sc_mem_add(&wide, tags[0], PROT_READ);
+		if (i != 2)
+			sc_fd_add(&wide, files[0], PROT_READ);
+		if (i != 3)
+			sc_path_add(&wide, directories[0], PROT_READ);
+		if (i != 4)
+			sc_sys_add(&wide, SYS_socket);
+		if (i != 5)
+			sc_cgate_add(&wide, gates[0]);
+		if (i == 6)
+			sc_flags_add(&wide, SC_KILL);
+		if (i == 7)
+			sc_cpu_budget(&wide, POLICY_CPU_MILLISECONDS - 1);
+		if (i == 8)
+			sc_memory_quota(&wide, POLICY_MEMORY - 1);
+		CU_ASSERT(!subset(&narrow, &wide));
+		if (!strstr(sthread_error(), words[i])) {
+			harness_note("\"%s\" does not name %s", sthread_error(), words[i]);
+			CU_ASSERT(false);
+		}
+		sc_destroy(&narrow);
+		sc_destroy(&wide);
+	}
+}
+
+static void another_open_of_the_same_file_is_another_grant(void)
+{
+	sc_t narrow, wide;
+	int first = open("/dev/null", O_RDWR), second = open("/dev/null", O_RDWR), copy = dup(first);
+
+	sc_init(&wide);
+	sc_fd_add(&wide, first, PROT_READ);
+	sc_init(&narrow);
+	sc_fd_add(&narrow, copy, PROT_READ);
+	CU_ASSERT(subset(&narrow, &wide)); /* control: a duplicate, under another number */
+	sc_destroy(&narrow);
+	sc_init(&narrow);
+	sc_fd_add(&narrow, second, PROT_READ);
+	CU_ASSERT(!subset(&narrow, &wide));
+	sc_destroy(&narrow);
+	sc_destroy(&wide);
+}
+
+static void rights_of_two_grants_of_one_file_add_up(void)
+{
+	sc_t narrow, wide;
+	int file = open("/dev/null", O_RDWR), copy = dup(file);
+
+	sc_init(&wide);
+	sc_fd_add(&wide, file, PROT_READ);
+	sc_init(&narrow);
+	sc_fd_add(&narrow, file, PROT_READ | PROT_WRITE);
+	CU_ASSERT(!subset(&narrow, &wide)); /* control */
+	sc_fd_add(&wide, copy, PROT_WRITE);
+	CU_ASSERT(subset(&narrow, &wide));
+	sc_destroy(&narrow);
+	sc_destroy(&wide);
+}
+
+static void a_directory_opened_again_is_the_same_grant(void)
+{
+	sc_t narrow, wide;
+	int first = open("/usr", O_RDONLY | O_DIRECTORY), second = open("/usr", O_PATH | O_DIRECTORY);
+	int beneath = open("/usr/lib", O_RDONLY | O_DIRECTORY);
+
+	sc_init(&wide);
+	sc_path_add(&wide, first, PROT_READ);
+	sc_init(&narrow);
+	sc_path_add(&narrow, second, PROT_READ);
+	CU_ASSERT(subset(&narrow, &wide));
+	sc_path_add(&narrow, beneath, PROT_READ);
+	CU_ASSERT(!subset(&narrow, &wide));
+	sc_destroy(&narrow);
+	sc_destroy(&wide);
+}
+
+static void what_is_no_policy_is_refused(void)
+{
+	sc_t good, bad;
+
+	sc_init(&good);
+	memset(&bad, 0xee, sizeof bad);
+	CU_ASSERT(sc_is_subset(NULL, &good) == -1 && errno == EINVAL);
+	CU_ASSERT(sc_is_subset(&good, NULL) == -1 && errno == EINVAL);
+	CU_ASSERT(sc_is_subset(&bad, &good) == -1 && errno == EINVAL);
+	CU_ASSERT(sc_equal(&good, &bad) == -1 && errno == EINVAL);
+	CU_ASSERT_EQUAL(sc_is_subset(&good, &good), 0); /* control */
+	sc_mem_add(&good, -1, PROT_READ);
+	CU_ASSERT(sc_is_subset(&good, &good) == -1 && errno == EBADF); /* its remembered failure */
+}
+
+static const struct harness_test tests[] = {
+	{ "every policy is a subset of itself and equal to its copy", every_policy_is_a_subset_of_itself,
+	  HARNESS_FORK },
+	{ "subset and equal agree with a model", it_agrees_with_the_model, HARNESS_FORK },
+	{ "subset is transitive", it_is_transitive, HARNESS_FORK },
+	{ "each missing right is refused and named", each_missing_right_is_named, HARNESS_FORK },
+	{ "another open of the same file is another grant", another_open_of_the_same_file_is_another_grant,
+	  HARNESS_FORK },
+	{ "the rights of two grants of one open file add up", rights_of_two_grants_of_one_file_add_up, HARNESS_FORK },
+	{ "a directory opened again is the same grant, one beneath it is not",
+	  a_directory_opened_again_is_the_same_grant, HARNESS_FORK },
+	{ "what is no policy, or failed, is refused", what_is_no_policy_is_refused, HARNESS_FORK },
+};
+
+int main(int argc, char **argv)
+{
+	return HARNESS_MAIN(argc, argv, tests, 0);
+}
