@@ -18,6 +18,12 @@ struct descriptor {
 	int prot;
 };
 
+/* A call that waits is served again when it may go on; this is kept from its first serving to its answer. */
+struct pending_call {
+	bool begun;
+	uint64_t deadline; /* as in struct wait */
+};
+
 /* A range of the private arena that munmap() gave back. */
 struct free_range {
 	uint64_t start, size;
@@ -31,6 +37,7 @@ struct compartment {
 	uint64_t tag_growth; /* bytes that tags grew by for it: within the same quota */
 	struct free_range free_ranges[32];
 	unsigned free_range_count;
+	struct pending_call pending;
 	uint64_t instance;
 	uint64_t run_nanoseconds; /* of this life, or of this call of a gate */
 	struct sthread_info info;
@@ -60,9 +67,14 @@ enum served {
 	SERVED_END,  /* the life is over: info.end says how */
 };
 struct wait {
-	int fd;
+	int fd; /* -1: none, only the deadline */
 	short events;
+	uint64_t deadline; /* nanoseconds of CLOCK_MONOTONIC; 0: none */
 };
+
+/* Polls for what a call waits for, its deadline included, but no longer than this.  Returns whether it came.
+ * Caller does not hold the lock. */
+bool wait_poll(const struct wait *wait, uint64_t nanoseconds);
 
 /* Serves the system call in the compartment's registers. */
 enum served system_call_serve(struct compartment *compartment, struct wait *wait);

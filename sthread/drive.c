@@ -1,8 +1,6 @@
 /* drive.c - the loop that runs a compartment, answers its exits, and ends it.  See compartment.h. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <limits.h>
-#include <poll.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -179,10 +177,9 @@ static enum outcome wait_in_gate(struct compartment *compartment, const struct w
 {
 	uint64_t budget = compartment->policy.cpu_milliseconds * NANOSECONDS_PER_MILLISECOND;
 	uint64_t left = budget > compartment->run_nanoseconds ? budget - compartment->run_nanoseconds : 0;
-	struct pollfd ready = { .fd = wait->fd, .events = wait->events };
 	supervisor_unlock();
 	uint64_t began = slice_clock();
-	poll(&ready, 1, (int)(left / NANOSECONDS_PER_MILLISECOND % INT_MAX));
+	wait_poll(wait, left);
 	uint64_t spent = slice_clock() - began;
 	supervisor_lock();
 	compartment->run_nanoseconds += spent;

@@ -1,14 +1,13 @@
 /* sthread.c - sthreads: creating, stepping, killing, joining.  See sthread.h, compartment.h and drive.c. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "compartment.h"
 
 enum {
-	KILL_NOTICED_MILLISECONDS = 50
+	KILL_NOTICED_NANOSECONDS = 50 * 1000 * 1000
 };
 
 /* Finds an sthread that no other thread drives.  On success the lock is held. */
@@ -115,6 +114,20 @@ int sthread_wait_fd(sthread_t st, int *fd, short *events)
 	return parked ? 0 : dune_fail(EAGAIN, "the sthread is not parked");
 }
 
+int sthread_wait_deadline(sthread_t st, uint64_t *nanoseconds)
+{
+	struct sthread *sthread = enter(st);
+	if (!sthread)
+		return -1;
+	bool parked = sthread->state == STHREAD_PARKED;
+	if (parked && nanoseconds)
+		*nanoseconds = sthread->wait.deadline;
+	supervisor_unlock();
+	if (!parked)
+		return dune_fail(EAGAIN, "the sthread is not parked");
+	return nanoseconds ? 0 : dune_fail(EINVAL, "no place for the deadline");
+}
+
 int sthread_kill(sthread_t st)
 {
 	if (supervisor_enter() != 0)
@@ -156,11 +169,10 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 			return dune_fail(EDEADLK, "the sthread waits for sthread_step()");
 		}
 		if (sthread->state == STHREAD_PARKED) {
-			struct pollfd ready = { .fd = sthread->wait.fd, .events = sthread->wait.events };
 			supervisor_unlock();
-			poll(&ready, 1, KILL_NOTICED_MILLISECONDS);
+			bool came = wait_poll(&sthread->wait, KILL_NOTICED_NANOSECONDS);
 			supervisor_lock();
-			if (!ready.revents && !sthread->killed)
+			if (!came && !sthread->killed)
 				continue;
 		}
 		sthread_drive(sthread);

@@ -39,6 +39,7 @@ static void *all_denied(void *sthread)
 	struct sthread_info info;
 	struct sthread_statistics statistics;
 	enum sthread_state state;
+	uint64_t deadline;
 	short events;
 	int fd;
 	sc_t sc;
@@ -50,6 +51,7 @@ static void *all_denied(void *sthread)
 	DENIED(sthread_step(st) == -1);
 	DENIED(sthread_state(st, &state) == -1);
 	DENIED(sthread_wait_fd(st, &fd, &events) == -1);
+	DENIED(sthread_wait_deadline(st, &deadline) == -1);
 	DENIED(sthread_kill(st) == -1);
 	DENIED(sthread_get_info(st, &info) == -1);
 	DENIED(sthread_statistics(&statistics) == -1);

@@ -174,8 +174,12 @@ int sthread_step(sthread_t st) STHREAD_CHECKED;
 /* Says in *state where an sthread stands.  Errors: EBADF; EINVAL; EPERM. */
 int sthread_state(sthread_t st, enum sthread_state *state) STHREAD_CHECKED;
 /* Says which descriptor of the process, and which events of poll(2), a parked sthread waits for: *fd is -1 when
- * it called sthread_park().  The descriptor belongs to the library.  Errors: EBADF; EAGAIN it is not parked. */
+ * it called sthread_park(), or sleeps.  The descriptor belongs to the library.  Errors: EBADF; EAGAIN it is not parked. */
 int sthread_wait_fd(sthread_t st, int *fd, short *events) STHREAD_CHECKED;
+/* Says in *nanoseconds until when a parked sthread waits (a sleep, or a poll() with a timeout): a time of
+ * CLOCK_MONOTONIC in nanoseconds after which it is to be stepped although no event has come; 0: it waits for ever.
+ * Errors: EBADF; EAGAIN it is not parked; EINVAL; EPERM. */
+int sthread_wait_deadline(sthread_t st, uint64_t *nanoseconds) STHREAD_CHECKED;
 /* Ends an sthread; sthread_join() is still due.  One that another thread drives has ended when that thread's call
  * returns, at once if it runs, within 50 ms if it is being waited for.  Errors: EBADF; EPERM. */
 int sthread_kill(sthread_t st) STHREAD_CHECKED;

@@ -36,6 +36,21 @@ long call_string(struct call *call, uint64_t address, char *to, size_t room);
 ssize_t call_pieces(struct call *call, uint64_t address, size_t length, bool write, struct iovec *list, int room,
 		    int *count);
 
+/* wait.c: waiting.  Gives the call a deadline this far from now, unless it had one when it was served before. */
+void call_limit(struct call *call, uint64_t nanoseconds);
+/* Whether the call has a deadline that has passed. */
+bool call_time_is_up(const struct call *call);
+/* Parks the call until fd (-1: none) has one of the events or its deadline has passed.  Returns -EAGAIN. */
+long call_park(struct call *call, int fd, short events);
+/* A time as nanoseconds; UINT64_MAX if they are more. */
+struct timespec;
+bool timespec_valid(const struct timespec *time);
+uint64_t timespec_nanoseconds(const struct timespec *time);
+
+/* wait.c */
+long serve_nanosleep(struct call *call);
+long serve_clock_nanosleep(struct call *call);
+
 /* transfer.c */
 long serve_read(struct call *call);
 long serve_write(struct call *call);

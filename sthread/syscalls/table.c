@@ -48,6 +48,8 @@ static const struct row {
 	[SYS_clock_getres] = { NOTHING, serve_clock_getres },
 	[SYS_gettimeofday] = { NOTHING, serve_gettimeofday },
 	[SYS_time] = { NOTHING, serve_time },
+	[SYS_nanosleep] = { NOTHING, serve_nanosleep },
+	[SYS_clock_nanosleep] = { NOTHING, serve_clock_nanosleep },
 	[SYS_getrandom] = { NOTHING, serve_getrandom },
 	[SYS_getpid] = { NOTHING, serve_getpid },
 	[SYS_gettid] = { NOTHING, serve_getpid },
@@ -108,6 +110,7 @@ enum served system_call_serve(struct compartment *compartment, struct wait *wait
 	answer = row->serve(&call);
 	if (call.park)
 		return SERVED_PARK; /* RAX still holds the number: the call is made again */
+	compartment->pending = (struct pending_call){ 0 };
 	compartment->info.calls_served++;
 	supervisor.statistics.calls_served++;
 	regs->rax = (uint64_t)answer;

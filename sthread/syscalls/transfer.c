@@ -72,10 +72,8 @@ static long transfer_now(const struct open_file *file, const struct iovec *list,
 static long transfer(struct call *call, const struct iovec *list, int count, bool write)
 {
 	long done = transfer_now(call->file, list, count, write);
-	if (done == -EAGAIN && !(fcntl(call->file->fd, F_GETFL) & O_NONBLOCK)) {
-		*call->wait = (struct wait){ .fd = call->file->fd, .events = write ? POLLOUT : POLLIN };
-		call->park = true;
-	}
+	if (done == -EAGAIN && !(fcntl(call->file->fd, F_GETFL) & O_NONBLOCK))
+		return call_park(call, call->file->fd, write ? POLLOUT : POLLIN);
 	return done;
 }
 
