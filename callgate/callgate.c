@@ -6,13 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
-#include "compartment.h"
-
-enum {
-	WAIT_SECONDS = 2
-}; /* for a gate that another thread is in */
+#include "gate.h"
 
 bool supervisor_gate_exists(cgate_t gate)
 {
@@ -21,7 +16,15 @@ bool supervisor_gate_exists(cgate_t gate)
 
 /* ---- life of a gate -------------------------------------------------------------------------------- */
 
-static cgate_t create(cgate_fn entry, const sc_t *sc, void *trusted, bool fresh)
+static cgate_t enter_gate(struct gate *gate)
+{
+	supervisor_lock();
+	gate->handle = handle_new(&supervisor.gates, gate);
+	supervisor_unlock();
+	return gate->handle >= 0 ? gate->handle : dune_fail(errno, "no room for another gate: %s", strerror(errno));
+}
+
+cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigned instances, unsigned flags)
 {
 	struct policy policy;
 	if (supervisor_enter() != 0)
@@ -29,36 +32,51 @@ static cgate_t create(cgate_fn entry, const sc_t *sc, void *trusted, bool fresh)
 	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, (uint64_t)entry);
 	if (!text || !text->execute)
 		return dune_fail(EINVAL, "the entry was not loaded when sthread_init() was called");
+	if (!instances || instances > CGATE_INSTANCES_MAX || flags & ~(unsigned)CGATE_FRESH)
+		return dune_fail(EINVAL, "a gate has 1 to %d instances, and no flag but CGATE_FRESH",
+				 CGATE_INSTANCES_MAX);
 	if (policy_read(sc, &policy) != 0)
 		return -1;
 	struct gate *gate = calloc(1, sizeof *gate);
-	if (!gate || sc_copy(&gate->words, sc) != 0) {
-		free(gate);
+	if (!gate)
 		return dune_fail(ENOMEM, "out of memory");
-	}
 	gate->entry = entry;
 	gate->trusted = trusted;
 	gate->policy = policy;
-	gate->fresh = fresh;
-	supervisor_lock();
-	cgate_t handle = gate->handle = handle_new(&supervisor.gates, gate);
-	supervisor_unlock();
-	if (handle < 0) {
+	gate->fresh = flags & CGATE_FRESH;
+	gate->wait_milliseconds = CGATE_WAIT_MILLISECONDS;
+	if (sc_copy(&gate->words, sc) == 0) {
+		if (gate_make_instances(gate, instances) == 0 && enter_gate(gate) >= 0)
+			return gate->handle;
+		int error = errno;
+		gate_free_instances(gate);
 		sc_destroy(&gate->words);
-		free(gate);
-		return dune_fail(ENFILE, "too many gates");
+		errno = error;
 	}
-	return handle;
+	free(gate);
+	return -1;
 }
 
 cgate_t cgate_create(cgate_fn entry, const sc_t *sc, void *trusted)
 {
-	return create(entry, sc, trusted, false);
+	return cgate_create_pool(entry, sc, trusted, 1, 0);
 }
 
 cgate_t cgate_create_fresh(cgate_fn entry, const sc_t *sc, void *trusted)
 {
-	return create(entry, sc, trusted, true);
+	return cgate_create_pool(entry, sc, trusted, 1, CGATE_FRESH);
+}
+
+int cgate_wait_limit(cgate_t handle, unsigned milliseconds)
+{
+	if (supervisor_enter() != 0)
+		return -1;
+	supervisor_lock();
+	struct gate *gate = handle_get(&supervisor.gates, handle);
+	if (gate)
+		gate->wait_milliseconds = milliseconds;
+	supervisor_unlock();
+	return gate ? 0 : dune_fail(EBADF, "no such gate");
 }
 
 int cgate_destroy(cgate_t handle)
@@ -67,13 +85,12 @@ int cgate_destroy(cgate_t handle)
 		return -1;
 	supervisor_lock();
 	struct gate *gate = handle_get(&supervisor.gates, handle);
-	if (!gate || gate->busy) {
+	if (!gate || gate_in_use(gate)) {
 		supervisor_unlock();
 		return dune_fail(gate ? EBUSY : EBADF, gate ? "a call of the gate is under way" : "no such gate");
 	}
 	handle_end(&supervisor.gates, handle);
-	if (gate->alive)
-		compartment_end(&gate->compartment);
+	gate_free_instances(gate);
 	supervisor_unlock();
 	sc_destroy(&gate->words);
 	free(gate);
@@ -82,55 +99,28 @@ int cgate_destroy(cgate_t handle)
 
 /* ---- calls ----------------------------------------------------------------------------------------- */
 
-/* Waits, with a bound, until no other thread is in the gate.  Returns 0 or an errno. */
-static int acquire(const struct sthread *sthread, cgate_t handle, struct gate **found)
+/* Makes a claimed instance ready for a call.  Returns 0 or an errno. */
+static int begin_call(struct gate_instance *instance, uint64_t argument)
 {
-	struct timespec until;
-	if (sthread->depth == CGATE_DEPTH_MAX)
-		return ELOOP;
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += WAIT_SECONDS;
-	for (;;) {
-		struct gate *gate = handle_get(&supervisor.gates, handle);
-		if (!gate)
-			return EBADF;
-		for (unsigned i = 0; i < sthread->depth; i++)
-			if (sthread->gates[i] == gate)
-				return ELOOP;
-		if (!gate->busy) {
-			*found = gate;
-			return 0;
-		}
-		if (pthread_cond_timedwait(&supervisor.changed, &supervisor.lock, &until) == ETIMEDOUT)
-			return EBUSY;
-	}
-}
-
-static void end_life(struct gate *gate)
-{
-	compartment_end(&gate->compartment);
-	gate->alive = false;
-}
-
-/* Makes the gate ready for a call.  Preconditions: it is not busy.  Returns 0 or an errno. */
-static int begin_call(struct gate *gate, uint64_t argument)
-{
-	if (!gate->alive && compartment_begin(&gate->compartment, &gate->policy, (uint64_t)gate->entry) != 0)
+	const struct gate *gate = instance->gate;
+	struct compartment *compartment = &instance->compartment;
+	if (!instance->alive && compartment_begin(compartment, &gate->policy, (uint64_t)gate->entry) != 0)
 		return errno;
-	gate->alive = true;
-	gate->compartment.run_nanoseconds = 0;
+	instance->alive = true;
+	instance->is_message = false;
+	compartment->run_nanoseconds = 0;
 	bool writes = false;
 	for (unsigned i = 0; i < gate->policy.files; i++)
 		writes = writes || gate->policy.file[i].prot & PROT_WRITE;
-	compartment_call(&gate->compartment, (uint64_t)gate->entry, argument, (uint64_t)gate->trusted, writes);
+	compartment_call(compartment, (uint64_t)gate->entry, argument, (uint64_t)gate->trusted, writes);
 	return 0;
 }
 
-static void push(struct sthread *sthread, struct gate *gate)
+/* The call is on: the sthread is in the gate. */
+static void push(struct sthread *sthread, struct gate_instance *instance)
 {
-	gate->busy = true;
 	supervisor.statistics.gate_calls++;
-	sthread->gates[sthread->depth++] = gate;
+	sthread->gates[sthread->depth++] = instance;
 }
 
 static uint64_t message_address(uint64_t offset)
@@ -139,38 +129,42 @@ static uint64_t message_address(uint64_t offset)
 }
 
 /* Puts a message, already copied, into the gate's memory and begins the call.  Returns 0 or an errno. */
-static int begin_message(struct gate *gate, const uint8_t *in, size_t size, size_t room)
+static int begin_message(struct gate_instance *instance, const uint8_t *in, size_t size, size_t room)
 {
 	struct cgate_buffer buffer = { .in = (void *)message_address(SPACE_MESSAGE_IN),
 				       .inlen = size,
 				       .out = (void *)message_address(SPACE_MESSAGE_OUT),
 				       .outlen = room };
-	int error = begin_call(gate, message_address(SPACE_MESSAGE));
+	int error = begin_call(instance, message_address(SPACE_MESSAGE));
 	if (error)
 		return error;
-	struct memory_bounds bounds = compartment_bounds(&gate->compartment);
-	if (address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
+	/* What an earlier caller was answered is not there for an entry that claims more than it wrote. */
+	address_space_clear(instance->compartment.space, message_address(SPACE_MESSAGE_OUT),
+			    message_address(SPACE_MESSAGE_OUT) + CGATE_BUFFER_MAX);
+	struct memory_bounds bounds = compartment_bounds(&instance->compartment);
+	if (address_space_write(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
 				sizeof buffer) != 0 ||
-	    address_space_write(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_IN), in, size) != 0) {
-		end_life(gate); /* part of a message that was never delivered is in it */
+	    address_space_write(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE_IN), in, size) !=
+		    0) {
+		gate_end_life(instance); /* part of a message that was never delivered is in it */
 		return ENOMEM;
 	}
-	gate->is_message = true;
-	gate->answer_room = room;
+	instance->is_message = true;
+	instance->answer_room = room;
 	return 0;
 }
 
 /* Takes the answer of a gate that returned: its length is read once and checked. */
-static int take_answer(struct gate *gate, uint64_t result, uint8_t *answer, size_t *size)
+static int take_answer(struct gate_instance *instance, uint64_t result, uint8_t *answer, size_t *size)
 {
 	struct cgate_buffer buffer;
-	struct memory_bounds bounds = compartment_bounds(&gate->compartment);
+	struct memory_bounds bounds = compartment_bounds(&instance->compartment);
 	if (result)
 		return result < 4096 ? (int)result : EPROTO;
-	if (address_space_read(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
+	if (address_space_read(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
 			       sizeof buffer) != 0 ||
-	    buffer.outlen > gate->answer_room ||
-	    address_space_read(gate->compartment.space, &bounds, message_address(SPACE_MESSAGE_OUT), answer,
+	    buffer.outlen > instance->answer_room ||
+	    address_space_read(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE_OUT), answer,
 			       buffer.outlen) != 0)
 		return EPROTO;
 	*size = buffer.outlen;
@@ -178,10 +172,11 @@ static int take_answer(struct gate *gate, uint64_t result, uint8_t *answer, size
 }
 
 /* A message call of a compartment: copies in once, checks, then uses. */
-static int service_message(struct sthread *sthread, struct compartment *caller, struct gate *gate)
+static int service_message(struct sthread *sthread, struct compartment *caller, cgate_t handle)
 {
 	const struct kvm_regs *regs = &caller->space->context.regs;
 	struct memory_bounds bounds = compartment_bounds(caller);
+	struct gate_instance *instance;
 	uint8_t in[CGATE_BUFFER_MAX];
 	uint64_t in_at = regs->rsi, in_size = regs->rdx, answer_at = regs->r10, size_at = regs->r8, room = 0;
 	if (size_at && address_space_read(caller->space, &bounds, size_at, &room, sizeof room) != 0)
@@ -190,75 +185,88 @@ static int service_message(struct sthread *sthread, struct compartment *caller, 
 		return EMSGSIZE;
 	if (address_space_read(caller->space, &bounds, in_at, in, in_size) != 0)
 		return EFAULT;
-	int error = begin_message(gate, in, in_size, room);
+	int error = gate_claim(sthread, handle, &instance);
 	if (error)
 		return error;
-	gate->answer_at = answer_at;
-	gate->answer_size_at = size_at;
-	push(sthread, gate);
+	if ((error = begin_message(instance, in, in_size, room))) {
+		gate_release(instance);
+		return error;
+	}
+	instance->answer_at = answer_at;
+	instance->answer_size_at = size_at;
+	push(sthread, instance);
+	return 0;
+}
+
+static int service_plain(struct sthread *sthread, const struct compartment *caller, cgate_t handle)
+{
+	const struct kvm_regs *regs = &caller->space->context.regs;
+	uint64_t argument = regs->rsi, result_at = regs->rdx;
+	struct gate_instance *instance;
+	int error = gate_claim(sthread, handle, &instance);
+	if (error)
+		return error;
+	if ((error = begin_call(instance, argument))) {
+		gate_release(instance);
+		return error;
+	}
+	instance->result_at = result_at;
+	push(sthread, instance);
 	return 0;
 }
 
 int gate_service(struct sthread *sthread, struct compartment *caller, bool message)
 {
-	const struct kvm_regs *regs = &caller->space->context.regs;
-	cgate_t handle = (cgate_t)regs->rdi;
-	struct gate *gate;
+	cgate_t handle = (cgate_t)caller->space->context.regs.rdi;
 	if (!policy_allows_gate(&caller->policy, handle)) {
 		caller->info.calls_denied++;
 		supervisor.statistics.calls_denied++;
 		return EPERM;
 	}
-	int error = acquire(sthread, handle, &gate);
-	if (error)
-		return error;
-	if (message)
-		return service_message(sthread, caller, gate);
-	if ((error = begin_call(gate, regs->rsi)))
-		return error;
-	gate->is_message = false;
-	gate->result_at = regs->rdx;
-	push(sthread, gate);
-	return 0;
+	return message ? service_message(sthread, caller, handle) : service_plain(sthread, caller, handle);
 }
 
 /* Brings what a gate returned to the compartment that called it. */
-static int deliver(struct gate *gate, struct compartment *caller, uint64_t result)
+static int deliver(struct gate_instance *instance, struct compartment *caller, uint64_t result)
 {
 	struct memory_bounds bounds = compartment_bounds(caller);
-	if (!gate->is_message) {
-		if (!gate->result_at)
+	if (!instance->is_message) {
+		if (!instance->result_at)
 			return 0;
-		return address_space_write(caller->space, &bounds, gate->result_at, &result, sizeof result) == 0 ?
+		return address_space_write(caller->space, &bounds, instance->result_at, &result, sizeof result) == 0 ?
 			       0 :
 			       EFAULT;
 	}
 	uint8_t answer[CGATE_BUFFER_MAX];
 	size_t size = 0;
-	int error = take_answer(gate, result, answer, &size);
-	if (!error && gate->answer_size_at &&
-	    (address_space_write(caller->space, &bounds, gate->answer_at, answer, size) != 0 ||
-	     address_space_write(caller->space, &bounds, gate->answer_size_at, &size, sizeof size) != 0))
+	int error = take_answer(instance, result, answer, &size);
+	if (!error && instance->answer_size_at &&
+	    (address_space_write(caller->space, &bounds, instance->answer_at, answer, size) != 0 ||
+	     address_space_write(caller->space, &bounds, instance->answer_size_at, &size, sizeof size) != 0))
 		error = EFAULT;
 	return error;
 }
 
+/* The call is over and its answer taken. */
+static void close_call(struct gate_instance *instance, bool returned)
+{
+	if (!returned || instance->gate->fresh)
+		gate_end_life(instance);
+	gate_release(instance);
+}
+
 int gate_finish(struct sthread *sthread, struct compartment *caller, bool returned)
 {
-	struct gate *gate = sthread->gates[--sthread->depth];
-	struct compartment *compartment = &gate->compartment;
+	struct gate_instance *instance = sthread->gates[--sthread->depth];
+	struct compartment *compartment = &instance->compartment;
 	int error = ECANCELED;
 	if (returned) {
 		sthread->result = compartment->space->context.regs.rdi;
-		error = caller ? deliver(gate, caller, sthread->result) : 0;
+		error = caller ? deliver(instance, caller, sthread->result) : 0;
 	}
-	/* From host mode the answer is still to be taken: cgate_call_buf() then calls gate_release(). */
-	if (caller || !returned) {
-		if (!returned || gate->fresh)
-			end_life(gate);
-		gate->busy = false;
-		pthread_cond_broadcast(&supervisor.changed);
-	}
+	/* From host mode the answer is still to be taken: call_from_host() closes the call. */
+	if (caller || !returned)
+		close_call(instance, returned);
 	return error;
 }
 
@@ -269,24 +277,21 @@ static int call_from_host(cgate_t handle, uint64_t argument, uint64_t *result, c
 			  uint8_t *answer, size_t *answer_size)
 {
 	struct sthread sthread = { .handle = -1 };
-	struct gate *gate;
+	struct gate_instance *instance;
 	supervisor_lock();
-	int error = acquire(&sthread, handle, &gate);
-	if (!error)
-		error = in ? begin_message(gate, in, size, *answer_size) : begin_call(gate, argument);
-	if (!error) {
-		gate->is_message = in != NULL;
-		push(&sthread, gate);
+	int error = gate_claim(&sthread, handle, &instance);
+	if (!error &&
+	    (error = in ? begin_message(instance, in, size, *answer_size) : begin_call(instance, argument)) != 0) {
+		gate_release(instance);
+	} else if (!error) {
+		push(&sthread, instance);
 		sthread_drive(&sthread);
 		error = sthread.own.info.exit_status;
 		if (!error) {
 			*result = sthread.result;
 			if (in)
-				error = take_answer(gate, sthread.result, answer, answer_size);
-			if (gate->fresh)
-				end_life(gate);
-			gate->busy = false;
-			pthread_cond_broadcast(&supervisor.changed);
+				error = take_answer(instance, sthread.result, answer, answer_size);
+			close_call(instance, true);
 		}
 	}
 	supervisor_unlock();

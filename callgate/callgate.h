@@ -29,10 +29,12 @@ struct cgate_buffer {
 enum {
 	CGATE_BUFFER_MAX = 16384, /* bytes, each way */
 	CGATE_DEPTH_MAX = 4,      /* gates that may be open below one sthread at a time */
+	CGATE_INSTANCES_MAX = 64,
+	CGATE_WAIT_MILLISECONDS = 2000, /* how long a call waits for an instance, unless cgate_wait_limit() says else */
 };
 
 /*
- * Makes a long-lived gate: its memory stays from one call to the next; one call at a time.  A gate that faults,
+ * Makes a long-lived gate with one instance: its memory stays from one call to the next; one call at a time.  A gate that faults,
  * exits or spends its budget starts pristine at the next call.  The policy is copied.
  * Returns a handle, or -1.  Errors: EPERM before sthread_init() or inside an sthread; EINVAL; ENFILE; ENOMEM; else
  * the policy's remembered failure.  Called from: host mode, any thread.
@@ -40,7 +42,21 @@ enum {
 cgate_t cgate_create(cgate_fn entry, const sc_t *sc, void *trusted) STHREAD_CHECKED;
 /* The same, but every call starts from pristine memory. */
 cgate_t cgate_create_fresh(cgate_fn entry, const sc_t *sc, void *trusted) STHREAD_CHECKED;
-/* Deletes a gate.  Later calls fail with EBADF.  Errors: EBADF; EBUSY a call is under way; EPERM. */
+enum {
+	CGATE_FRESH = 1, /* every call starts from pristine memory */
+};
+/*
+ * Makes a gate with 1 to CGATE_INSTANCES_MAX instances, each with memory of its own, which serve calls side by side.
+ * A call takes any idle instance.  When all are busy calls wait, and are served in the order in which they came.
+ * flags: 0 or CGATE_FRESH.  Errors: as cgate_create(); EINVAL instances or flags.
+ */
+cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigned instances,
+			  unsigned flags) STHREAD_CHECKED;
+/* Sets how long a call waits for an instance before it fails with EBUSY; 0: not at all.  Concerns calls that begin to
+ * wait afterwards.  Errors: EBADF; EPERM.  Called from: host mode, any thread. */
+int cgate_wait_limit(cgate_t gate, unsigned milliseconds) STHREAD_CHECKED;
+/* Deletes a gate.  Later calls fail with EBADF.
+ * Errors: EBADF; EBUSY a call is under way or waits: nothing is changed, and the gate serves it; EPERM. */
 int cgate_destroy(cgate_t gate);
 
 /*
@@ -48,7 +64,7 @@ int cgate_destroy(cgate_t gate);
  * *ret, if ret is not NULL, is what the entry returned.
  * Called from: an sthread whose policy grants the gate, a gate, or host mode.
  * Errors: EPERM not granted; EBADF no such gate; ECANCELED the gate ended otherwise than by returning; ELOOP nested
- * deeper than CGATE_DEPTH_MAX or into itself; EBUSY; ENOMEM.
+ * deeper than CGATE_DEPTH_MAX or into itself; EBUSY no instance became idle in time; ENOMEM.
  */
 int cgate_call(cgate_t gate, void *arg, void **ret) STHREAD_CHECKED;
 

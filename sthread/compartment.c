@@ -20,6 +20,12 @@ struct memory_bounds compartment_bounds(struct compartment *compartment)
 				       .pages_copied = &compartment->info.pages_copied };
 }
 
+uint64_t compartment_time_left(const struct compartment *compartment)
+{
+	uint64_t budget = compartment->policy.cpu_milliseconds * (uint64_t)1000 * 1000;
+	return budget > compartment->run_nanoseconds ? budget - compartment->run_nanoseconds : 0;
+}
+
 static int open_files(struct compartment *compartment)
 {
 	const struct policy *policy = &compartment->policy;

@@ -9,7 +9,8 @@
 #include "callgate.h"
 
 enum {
-	COMPARTMENT_FILES = 64
+	COMPARTMENT_FILES = 64,
+	KILL_NOTICED_NANOSECONDS = 50 * 1000 * 1000, /* by a thread that waits for a descriptor */
 };
 
 struct descriptor {
@@ -51,6 +52,8 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 /* Ends a life: closes its files, gives the address space back. */
 void compartment_end(struct compartment *compartment);
 struct memory_bounds compartment_bounds(struct compartment *compartment);
+/* Nanoseconds that are left of its budget. */
+uint64_t compartment_time_left(const struct compartment *compartment);
 
 /* Opens file under a number; number -1: the lowest free one.  Returns the number, or -1 with EMFILE.  Takes over the
  * reference.  Preconditions: the number is free. */
@@ -81,27 +84,14 @@ enum served system_call_serve(struct compartment *compartment, struct wait *wait
 
 /* ---- gates and sthreads ---------------------------------------------------------------------------- */
 
-/* A callgate (callgate.c). */
-struct gate {
-	cgate_t handle;
-	cgate_fn entry;
-	void *trusted;
-	struct policy policy;
-	sc_t words; /* the same policy: holds the references to its files */
-	bool fresh; /* pristine for each call */
-	bool alive; /* its compartment has begun a life */
-	bool busy;  /* a call is under way */
-	struct compartment compartment;
-	/* The call under way: where its caller wants what. */
-	bool is_message;
-	uint64_t result_at, answer_at, answer_size_at, answer_room;
-};
+struct gate_instance; /* a gate that serves a call: callgate/gate.h */
+struct gate_waiter;
 
 /* An sthread, or a call of a gate from host mode (then own.space is NULL). */
 struct sthread {
 	sthread_t handle;
 	struct compartment own;
-	struct gate *gates[CGATE_DEPTH_MAX]; /* the gates it is in, innermost last */
+	struct gate_instance *gates[CGATE_DEPTH_MAX]; /* the gates it is in, innermost last */
 	unsigned depth;
 	enum sthread_state state;
 	bool busy; /* a thread is driving it */
@@ -109,6 +99,7 @@ struct sthread {
 	bool retry;          /* the call in its registers is to be served again */
 	bool waits_for_step; /* parked by sthread_park() */
 	struct wait wait;
+	struct gate_waiter *waiter; /* set while it waits for a gate */
 	uint64_t result;
 };
 

@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "compartment.h"
+#include "gate.h"
 #include "slice.h"
 #include "tag.h"
 
@@ -172,14 +172,13 @@ static enum outcome serve_exception(struct compartment *compartment, const struc
 	return ENDED;
 }
 
-/* A gate never parks: its caller waits with it, no longer than the gate's budget. */
+/* A gate never parks: its caller waits with it, no longer than the gate's budget, and in steps: it may be killed. */
 static enum outcome wait_in_gate(struct compartment *compartment, const struct wait *wait)
 {
-	uint64_t budget = compartment->policy.cpu_milliseconds * NANOSECONDS_PER_MILLISECOND;
-	uint64_t left = budget > compartment->run_nanoseconds ? budget - compartment->run_nanoseconds : 0;
+	uint64_t left = compartment_time_left(compartment);
 	supervisor_unlock();
 	uint64_t began = slice_clock();
-	wait_poll(wait, left);
+	wait_poll(wait, left < KILL_NOTICED_NANOSECONDS ? left : KILL_NOTICED_NANOSECONDS);
 	uint64_t spent = slice_clock() - began;
 	supervisor_lock();
 	compartment->run_nanoseconds += spent;

@@ -4,11 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include "compartment.h"
-
-enum {
-	KILL_NOTICED_NANOSECONDS = 50 * 1000 * 1000
-};
+#include "gate.h"
 
 /* Finds an sthread that no other thread drives.  On success the lock is held. */
 static struct sthread *enter(sthread_t handle)
@@ -140,6 +136,8 @@ int sthread_kill(sthread_t st)
 			drive(sthread);
 		else if (innermost_compartment(sthread)->space->running_on) /* the thread that drives it ends it */
 			dune_vcpu_kick(innermost_compartment(sthread)->space->running_on);
+		else
+			gate_stop_waiting(sthread);
 	}
 	supervisor_unlock();
 	return sthread ? 0 : dune_fail(EBADF, "no such sthread");

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "compartment.h"
+#include "gate.h"
 #include "live.h"
 #include "supervisor.h"
 
@@ -303,7 +303,9 @@ static void recursion(void)
 
 	ASSERT_EQUAL(cgate_call(self, NULL, &result), 0);
 	ASSERT_EQUAL(result, EPERM);
-	gate->compartment.policy.gate[gate->compartment.policy.gates++] = self;
+	struct policy *policy = &gate->instance[0].compartment.policy;
+
+	policy->gate[policy->gates++] = self;
 	ASSERT_EQUAL(cgate_call(self, NULL, &result), 0);
 	ASSERT_EQUAL(result, ELOOP);
 }

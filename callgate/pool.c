@@ -1,0 +1,152 @@
+/* pool.c - the instances of a gate: which are busy, and who waits for one.  See gate.h. */
+#define _GNU_SOURCE
+#include "gate.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+int gate_make_instances(struct gate *gate, unsigned instances)
+{
+	gate->instance = calloc(instances, sizeof *gate->instance);
+	if (!gate->instance)
+		return dune_fail(ENOMEM, "out of memory");
+	gate->instances = instances;
+	for (unsigned i = instances; i > 0; i--) {
+		struct gate_instance *instance = &gate->instance[i - 1];
+		instance->gate = gate;
+		instance->next_idle = gate->idle;
+		gate->idle = instance;
+	}
+	return 0;
+}
+
+void gate_free_instances(struct gate *gate)
+{
+	for (unsigned i = 0; i < gate->instances; i++)
+		if (gate->instance[i].alive)
+			gate_end_life(&gate->instance[i]);
+	free(gate->instance);
+	gate->instance = NULL;
+	gate->idle = NULL;
+	gate->instances = 0;
+}
+
+bool gate_in_use(const struct gate *gate)
+{
+	return gate->claimed || gate->waiting;
+}
+
+void gate_end_life(struct gate_instance *instance)
+{
+	compartment_end(&instance->compartment);
+	instance->alive = false;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------------- */
+
+static struct timespec deadline(const struct gate *gate, struct sthread *sthread)
+{
+	const struct compartment *caller = innermost_compartment(sthread);
+	uint64_t wait = (uint64_t)gate->wait_milliseconds * 1000 * 1000;
+	if (caller->space && compartment_time_left(caller) < wait) /* a host caller has no budget */
+		wait = compartment_time_left(caller);
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)(wait / 1000000000);
+	until.tv_nsec += (long)(wait % 1000000000);
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	return until;
+}
+
+static void enqueue(struct gate *gate, struct gate_waiter *waiter)
+{
+	if (gate->last)
+		gate->last->next = waiter;
+	else
+		gate->first = waiter;
+	gate->last = waiter;
+	gate->waiting++;
+}
+
+static void dequeue(struct gate *gate, struct gate_waiter *waiter)
+{
+	struct gate_waiter *before = NULL;
+	for (struct gate_waiter *at = gate->first; at != waiter; at = at->next)
+		before = at;
+	if (before)
+		before->next = waiter->next;
+	else
+		gate->first = waiter->next;
+	if (gate->last == waiter)
+		gate->last = before;
+	gate->waiting--;
+}
+
+/* The gate stays while somebody waits: cgate_destroy() fails with EBUSY. */
+static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_instance **instance)
+{
+	struct gate_waiter waiter = { .wake = PTHREAD_COND_INITIALIZER };
+	struct timespec until = deadline(gate, sthread);
+	int late = gate->wait_milliseconds ? 0 : ETIMEDOUT;
+	enqueue(gate, &waiter);
+	sthread->waiter = &waiter;
+	while (!waiter.instance && !sthread->killed && late != ETIMEDOUT)
+		late = pthread_cond_clockwait(&waiter.wake, &supervisor.lock, CLOCK_MONOTONIC, &until);
+	sthread->waiter = NULL;
+	pthread_cond_destroy(&waiter.wake);
+	if (!waiter.instance)
+		dequeue(gate, &waiter);
+	else if (sthread->killed)
+		gate_release(waiter.instance);
+	if (sthread->killed)
+		return ECANCELED;
+	*instance = waiter.instance;
+	return waiter.instance ? 0 : EBUSY;
+}
+
+void gate_stop_waiting(const struct sthread *sthread)
+{
+	if (sthread->waiter)
+		pthread_cond_signal(&sthread->waiter->wake);
+}
+
+/* ---- busy or idle ---------------------------------------------------------------------------------- */
+
+int gate_claim(struct sthread *sthread, cgate_t handle, struct gate_instance **instance)
+{
+	if (sthread->depth == CGATE_DEPTH_MAX)
+		return ELOOP;
+	struct gate *gate = handle_get(&supervisor.gates, handle);
+	if (!gate)
+		return EBADF;
+	for (unsigned i = 0; i < sthread->depth; i++)
+		if (sthread->gates[i]->gate == gate)
+			return ELOOP;
+	if (!gate->idle)
+		return wait_turn(sthread, gate, instance);
+	*instance = gate->idle;
+	gate->idle = (*instance)->next_idle;
+	(*instance)->claimed = true;
+	gate->claimed++;
+	return 0;
+}
+
+void gate_release(struct gate_instance *instance)
+{
+	struct gate *gate = instance->gate;
+	struct gate_waiter *next = gate->first;
+	if (next) {
+		dequeue(gate, next);
+		next->instance = instance;
+		pthread_cond_signal(&next->wake);
+		return;
+	}
+	instance->claimed = false;
+	gate->claimed--;
+	instance->next_idle = gate->idle;
+	gate->idle = instance;
+}
