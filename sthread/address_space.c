@@ -27,16 +27,25 @@ uint64_t space_snapshot_value(const struct snapshot_region *region, uint64_t add
 	       (region->write ? DUNE_PTE_COPY_ON_WRITE : 0);
 }
 
-static int map_snapshot(struct address_space *space)
+/* Page tables that show the snapshot as it is; every address space is derived from them.  Never loaded. */
+static uint64_t snapshot_root(void)
 {
+	static uint64_t root;
+	struct dune_machine *machine = supervisor.machine;
 	const struct snapshot *snapshot = &supervisor.snapshot;
-	for (size_t i = 0; i < snapshot->count; i++) {
+	if (root)
+		return root;
+	uint64_t made = dune_root_new(machine);
+	for (size_t i = 0; made && i < snapshot->count; i++) {
 		const struct snapshot_region *region = &snapshot->regions[i];
-		for (uint64_t at = region->start; !region->sparse && at < region->end; at += DUNE_PAGE_SIZE)
-			if (space_fill(space, at, space_snapshot_value(region, at)) != 0)
-				return dune_fail(ENOMEM, "no page-table page left");
+		for (uint64_t at = region->start; !region->sparse && at < region->end; at += DUNE_PAGE_SIZE) {
+			uint64_t *entry = dune_tables_entry(&machine->tables, made, at, true);
+			if (!entry)
+				return 0; /* the tables are lost, which is safe */
+			*entry = space_snapshot_value(region, at);
+		}
 	}
-	return 0;
+	return root = made;
 }
 
 /* The life page, for ring 3 and for the monitor, and the page with the canary. */
@@ -44,9 +53,8 @@ static int map_special(struct address_space *space)
 {
 	struct dune_machine *machine = supervisor.machine;
 	uint64_t thread_page = supervisor.snapshot.thread_pointer & ~DUNE_PAGE_MASK;
-	uint64_t *thread_entry = space_entry_make(space, thread_page);
 	uint64_t life = dune_frame_new(machine);
-	if (!life || !thread_entry || space_fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
+	if (!life || space_fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
 	    space_fill(space, machine->window + WINDOW_LIFE_MONITOR, life | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE) !=
 		    0)
 		return dune_fail(ENOMEM, "out of guest memory");
@@ -55,8 +63,7 @@ static int map_special(struct address_space *space)
 	if (!region)
 		return dune_fail(ENOTSUP, "thread-local storage is not in the snapshot");
 	uint64_t origin = region->frames[(thread_page - region->start) / DUNE_PAGE_SIZE];
-	/* Tables never used before: the entry can be replaced from here. */
-	if (space_make_private(space, thread_page, thread_entry, origin, true) != 0)
+	if (space_make_private(space, thread_page, origin, false) != 0)
 		return -1;
 	space->canary = (uint8_t *)dune_physical_at(machine, space->pages[space->page_count - 1].frame) +
 			(supervisor.snapshot.thread_pointer & DUNE_PAGE_MASK) + CANARY_OFFSET;
@@ -66,16 +73,21 @@ static int map_special(struct address_space *space)
 static struct address_space *make(void)
 {
 	struct address_space *space = calloc(1, sizeof *space);
-	uint64_t root = space ? dune_root_new(supervisor.machine) : 0;
+	uint64_t base = space ? snapshot_root() : 0;
+	if (base && dune_tables_reserve(supervisor.machine, 1) != 0)
+		base = 0;
+	uint64_t root = base ? dune_tables_derive(&supervisor.machine->tables, base) : 0;
 	if (!root) {
 		free(space);
 		dune_fail(ENOMEM, "no page-table page left");
 		return NULL;
 	}
 	space->context.root = root;
+	space->base = base;
+	space->table_pages = 1;
 	space->id = ++space_count;
 	supervisor.statistics.address_spaces = space_count;
-	if (map_snapshot(space) != 0 || map_special(space) != 0) {
+	if (map_special(space) != 0) {
 		/* Its tables are lost; they are never reused, which is safe. */
 		free(space->pages);
 		free(space);
@@ -131,15 +143,13 @@ static int prepare(struct address_space *space, uint64_t shape)
 {
 	const struct working_set *set = working_set_of(shape);
 	for (size_t i = 0; set && i < set->count; i++) {
-		uint64_t *entry = space_entry_make(space, set->addresses[i]);
-		if (!entry)
-			return -1;
-		if (*entry & DUNE_PTE_PRIVATE)
+		const uint64_t *entry = space_entry(space, set->addresses[i]);
+		if (entry && *entry & DUNE_PTE_PRIVATE)
 			continue;
 		/* The entry says nothing yet in a sparse region. */
 		const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, set->addresses[i]);
 		uint64_t origin = region ? space_snapshot_value(region, set->addresses[i]) & DUNE_PTE_FRAME : 0;
-		if (space_make_private(space, set->addresses[i], entry, origin, true) != 0)
+		if (space_make_private(space, set->addresses[i], origin, false) != 0)
 			return -1;
 	}
 	return 0;

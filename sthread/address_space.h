@@ -1,7 +1,8 @@
 /*
  * address_space.h - the memory of a compartment: its page table, its private pages, the tags mapped into it.
  *
- * Address spaces are made once and then recycled for ever, so no page that was a table ever becomes another one.
+ * Address spaces are made once and then recycled for ever, so no page that was a table ever becomes another one.  They
+ * share the page tables of all that lives only read; a space has tables of its own on the way to pages that differ.
  * Law 2 is kept here: from outside, entries are only filled in where they were not present, or replaced in answer to
  * a write fault; everything else is an edit made by the monitor (dune_vcpu_edit).
  * Caller holds the supervisor lock.
@@ -21,6 +22,7 @@ struct private_page {
 
 struct address_space {
 	struct dune_context context;
+	uint64_t base; /* root of the tables that it shares with others */
 	uint64_t id;
 	uint64_t lives;
 	uint64_t shape; /* of the last policy that used it */

@@ -36,8 +36,7 @@ static bool is_growth(const struct memory_bounds *bounds, uint64_t address)
 static int bring_in(struct address_space *space, const struct memory_bounds *bounds, uint64_t page)
 {
 	if (is_growth(bounds, page)) {
-		uint64_t *entry = space_entry_make(space, page);
-		if (!entry || !within_quota(space, bounds) || space_make_private(space, page, entry, 0, true) != 0)
+		if (!within_quota(space, bounds) || space_make_private(space, page, 0, false) != 0)
 			return -1;
 		++*bounds->pages_copied;
 		return 0;
@@ -47,7 +46,7 @@ static int bring_in(struct address_space *space, const struct memory_bounds *bou
 		uint64_t end = page + FILL_AROUND * DUNE_PAGE_SIZE < region->end ? page + FILL_AROUND * DUNE_PAGE_SIZE :
 										   region->end;
 		for (uint64_t at = page; at < end; at += DUNE_PAGE_SIZE) {
-			uint64_t *entry = space_entry_make(space, at);
+			uint64_t *entry = space_entry_common(space, at);
 			if (!entry)
 				return -1;
 			if (!(*entry & DUNE_PTE_PRESENT))
@@ -81,9 +80,10 @@ static uint64_t *reach(struct address_space *space, const struct memory_bounds *
 		return NULL;
 	if (write && !(*entry & DUNE_PTE_WRITE)) {
 		if (!(*entry & DUNE_PTE_COPY_ON_WRITE) || !within_quota(space, bounds) ||
-		    space_make_private(space, page, entry, *entry & DUNE_PTE_FRAME, answering) != 0)
+		    space_make_private(space, page, *entry & DUNE_PTE_FRAME, answering) != 0)
 			return NULL;
 		++*bounds->pages_copied;
+		entry = space_entry(space, page);
 	}
 	return entry;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum {
+	LEVELS_BELOW_ROOT = 3,
 	KEPT_PAGES = 1024, /* private pages an idle address space keeps; more are given back */
 };
 
@@ -15,18 +16,66 @@ uint64_t *space_entry(const struct address_space *space, uint64_t address)
 	return dune_tables_entry(&supervisor.machine->tables, space->context.root, address, false);
 }
 
-uint64_t *space_entry_make(struct address_space *space, uint64_t address)
+uint64_t *space_entry_common(const struct address_space *space, uint64_t address)
+{
+	if (dune_tables_reserve(supervisor.machine, LEVELS_BELOW_ROOT) != 0)
+		return NULL;
+	return dune_tables_fill(&supervisor.machine->tables, space->context.root, space->base, address);
+}
+
+static struct dune_edit edit_of(const uint64_t *entry, uint64_t value)
+{
+	const struct dune_machine *machine = supervisor.machine;
+	return (struct dune_edit){ .entry = machine->edit_tables + ((const uint8_t *)entry - machine->tables.host),
+				   .value = value };
+}
+
+/* One edit of a present entry. */
+static int edit_now(struct address_space *space, const uint64_t *entry, uint64_t value)
+{
+	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
+	struct dune_edit edit = edit_of(entry, value);
+	if (!vcpu || dune_vcpu_edit(vcpu, &space->context, &edit, 1) != 0) {
+		errno = EIO;
+		return -1;
+	}
+	supervisor.statistics.monitor_edits++;
+	return 0;
+}
+
+/* dune_tables_own(), with the tables it makes counted. */
+static uint64_t *own(struct address_space *space, uint64_t address, struct dune_table_link *link)
 {
 	struct dune_tables *tables = &supervisor.machine->tables;
+	if (dune_tables_reserve(supervisor.machine, LEVELS_BELOW_ROOT) != 0)
+		return NULL;
 	size_t before = tables->used;
-	uint64_t *entry = dune_tables_entry(tables, space->context.root, address, true);
+	uint64_t *entry = dune_tables_own(tables, space->context.root, address, link);
 	space->table_pages += (tables->used - before) / DUNE_PAGE_SIZE;
 	return entry;
 }
 
+/* Makes copied tables count.  While the space has never run, no virtual CPU can know the old ones. */
+static int commit_link(struct address_space *space, const struct dune_table_link *link)
+{
+	if (!link->entry)
+		return 0;
+	if (space->lives)
+		return edit_now(space, link->entry, link->value);
+	__atomic_store_n(link->entry, link->value, __ATOMIC_RELEASE);
+	return 0;
+}
+
+uint64_t *space_entry_own(struct address_space *space, uint64_t address)
+{
+	struct dune_table_link link;
+	uint64_t *entry = own(space, address, &link);
+	return entry && commit_link(space, &link) == 0 ? entry : NULL;
+}
+
 int space_fill(struct address_space *space, uint64_t address, uint64_t value)
 {
-	uint64_t *entry = space_entry_make(space, address);
+	uint64_t *entry = space_entry_own(space, address);
 	if (!entry)
 		return -1;
 	__atomic_store_n(entry, value, __ATOMIC_RELEASE);
@@ -56,10 +105,12 @@ static uint64_t private_value(uint64_t frame)
 	return frame | USER_DATA | DUNE_PTE_WRITE | DUNE_PTE_PRIVATE;
 }
 
-int space_make_private(struct address_space *space, uint64_t address, uint64_t *entry, uint64_t origin, bool answering)
+int space_make_private(struct address_space *space, uint64_t address, uint64_t origin, bool answering)
 {
 	struct dune_machine *machine = supervisor.machine;
-	uint64_t frame = dune_frame_new(machine);
+	struct dune_table_link link;
+	uint64_t *entry = own(space, address, &link);
+	uint64_t frame = entry ? dune_frame_new(machine) : 0;
 	if (!frame || !remember(space, address, frame, origin)) {
 		if (frame)
 			dune_frame_free(machine, frame);
@@ -69,20 +120,19 @@ int space_make_private(struct address_space *space, uint64_t address, uint64_t *
 	if (origin)
 		memcpy(dune_physical_at(machine, frame), dune_physical_at(machine, origin), DUNE_PAGE_SIZE);
 	supervisor.statistics.pages_copied++;
-	bool present = *entry & DUNE_PTE_PRESENT;
-	struct dune_vcpu *vcpu = present ? dune_vcpu_get(machine) : NULL;
-	if (answering || !present) {
-		__atomic_store_n(entry, private_value(frame), __ATOMIC_RELEASE);
-		/* The fault dropped this virtual CPU's translation; others may have the old frame for reading. */
-		if (vcpu)
-			dune_vcpu_accept(vcpu, &space->context);
-		return 0;
+	if (link.entry) {
+		/* In a table that nobody uses yet. */
+		*entry = private_value(frame);
+		return commit_link(space, &link);
 	}
-	struct dune_edit edit = { .entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host),
-				  .value = private_value(frame) };
-	if (!vcpu || dune_vcpu_edit(vcpu, &space->context, &edit, 1) != 0)
-		return -1;
-	supervisor.statistics.monitor_edits++;
+	bool present = *entry & DUNE_PTE_PRESENT;
+	if (present && space->lives && !answering)
+		return edit_now(space, entry, private_value(frame));
+	__atomic_store_n(entry, private_value(frame), __ATOMIC_RELEASE);
+	/* The fault dropped this virtual CPU's translation; others may have the old frame for reading. */
+	struct dune_vcpu *vcpu = present && space->lives ? dune_vcpu_get(machine) : NULL;
+	if (vcpu)
+		dune_vcpu_accept(vcpu, &space->context);
 	return 0;
 }
 
@@ -112,7 +162,6 @@ void address_space_clear(struct address_space *space, uint64_t start, uint64_t e
 
 int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value)
 {
-	const struct dune_machine *machine = supervisor.machine;
 	if (list->count == list->room) {
 		size_t room = list->room ? 2 * list->room : 64;
 		struct dune_edit *grown = realloc(list->edits, room * sizeof *grown);
@@ -121,9 +170,7 @@ int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value)
 		list->edits = grown;
 		list->room = room;
 	}
-	list->edits[list->count++] =
-		(struct dune_edit){ .entry = machine->edit_tables + ((uint8_t *)entry - machine->tables.host),
-				    .value = value };
+	list->edits[list->count++] = edit_of(entry, value);
 	return 0;
 }
 

@@ -19,19 +19,21 @@ extern struct address_space *address_spaces; /* all of them */
 
 /* ---- entries (address_space_pages.c) --------------------------------------------------------------- */
 
-/* The leaf entry for an address; NULL if a table on the way is missing. */
+/* The leaf entry for an address, whosever table it is in; NULL if a table on the way is missing. */
 uint64_t *space_entry(const struct address_space *space, uint64_t address);
-/* The same; missing page tables are made.  Errors (NULL): ENOMEM. */
-uint64_t *space_entry_make(struct address_space *space, uint64_t address);
-/* Fills in an entry that is not present.  Errors: ENOMEM. */
+/* The leaf entry for filling in what is the same in every space of the same beginning.  Errors (NULL): ENOMEM. */
+uint64_t *space_entry_common(const struct address_space *space, uint64_t address);
+/* The leaf entry for an address in a table of the space's own.  Errors (NULL): ENOMEM, EIO. */
+uint64_t *space_entry_own(struct address_space *space, uint64_t address);
+/* Fills in an entry that is not present, in a table of the space's own.  Errors: ENOMEM, EIO. */
 int space_fill(struct address_space *space, uint64_t address, uint64_t value);
 
 /*
  * Gives the space a private page at address with the contents of origin (0: zeros).  answering: a write fault of the
- * compartment is being answered, or the entry is not present: the entry may be stored from here.  Otherwise the
- * compartment may have the old translation cached for reading, and the monitor makes the edit.
+ * compartment is being answered: a present entry may be stored from here.  Otherwise the compartment may have the old
+ * translation cached for reading, and the monitor makes the edit.  Errors: ENOMEM, EIO.
  */
-int space_make_private(struct address_space *space, uint64_t address, uint64_t *entry, uint64_t origin, bool answering);
+int space_make_private(struct address_space *space, uint64_t address, uint64_t origin, bool answering);
 /* Takes what was grown beyond a bound away from an idle space and gives the frames back. */
 int space_give_back_growth(struct address_space *space);
 

@@ -23,7 +23,7 @@ static int map_tag(struct address_space *space, const struct policy_tag *grant)
 	for (unsigned i = 0; i < tag->extent_count; i++)
 		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
 			uint64_t offset = tag->extents[i].offset + at;
-			uint64_t *entry = space_entry_make(space, (uintptr_t)supervisor.machine->tags.host + offset);
+			uint64_t *entry = space_entry_own(space, (uintptr_t)supervisor.machine->tags.host + offset);
 			if (!entry)
 				return dune_fail(ENOMEM, "no page-table page left");
 			if (!(*entry & DUNE_PTE_PRESENT))

@@ -17,13 +17,14 @@
 #include "snapshot.h"
 #include "sthread.h"
 
-/* Layout of the private part of the window; offsets from the window's start. */
-#define SPACE_MESSAGE_IN (WINDOW_USER)           /* copied gate messages: 16 KiB in, */
-#define SPACE_MESSAGE_OUT (WINDOW_USER + 0x4000) /* 16 KiB out, */
-#define SPACE_MESSAGE (WINDOW_USER + 0x8000)     /* and the struct cgate_buffer */
-#define SPACE_MESSAGE_END (WINDOW_USER + 0x9000)
-#define SPACE_STACK_LOW ((uint64_t)0x50000000) /* 8 MiB of stack, below it nothing */
-#define SPACE_STACK_TOP (SPACE_STACK_LOW + 0x800000)
+/* Layout of the private part of the window; offsets from the window's start.  Stack, life page and messages are
+ * served by one page table. */
+#define SPACE_STACK_TOP ((uint64_t)0x41f00000)
+#define SPACE_STACK_LOW (SPACE_STACK_TOP - 0x800000)  /* 8 MiB of stack, below it nothing */
+#define SPACE_MESSAGE_IN ((uint64_t)WINDOW_LIFE_END)  /* copied gate messages: 16 KiB in, */
+#define SPACE_MESSAGE_OUT (SPACE_MESSAGE_IN + 0x4000) /* 16 KiB out, */
+#define SPACE_MESSAGE (SPACE_MESSAGE_IN + 0x8000)     /* and the struct cgate_buffer */
+#define SPACE_MESSAGE_END (SPACE_MESSAGE_IN + 0x9000)
 #define SPACE_ARENA ((uint64_t)0x80000000) /* what mmap() gives */
 #define SPACE_ARENA_END ((uint64_t)0xf80000000)
 

@@ -26,8 +26,9 @@ static uint64_t random_next(void)
 /* Addresses that are near each other and near the borders of tables, so that tables are shared and crossed. */
 static uint64_t random_address(void)
 {
-	static const uint64_t regions[] = { 0x10000, 0x400000, 0x40000000, 0x555555554000, 0x7ffff7fbf000,
-					    DUNE_USER_END - 64 * DUNE_PAGE_SIZE, (uint64_t)1 << 39, 0x3fffffe0000 };
+	static const uint64_t regions[] = { 0x10000,           0x400000,       0x40000000,
+					    0x555555554000,    0x7ffff7fbf000, DUNE_USER_END - 64 * DUNE_PAGE_SIZE,
+					    (uint64_t)1 << 39, 0x3fffffe0000 };
 	uint64_t region = regions[random_next() % (sizeof(regions) / sizeof(regions[0]))];
 	unsigned spread = random_next() % 3 ? 6 : 12;
 
@@ -62,7 +63,7 @@ static uint64_t walk(const struct dune_tables *tables, uint64_t root, uint64_t a
 			CU_ASSERT_EQUAL(entry, 0);
 			return 0;
 		}
-		CU_ASSERT_EQUAL(entry & ~DUNE_PTE_FRAME, TABLE_BITS);
+		CU_ASSERT_EQUAL(entry & ~DUNE_PTE_FRAME & ~DUNE_PTE_SHARED, TABLE_BITS);
 		table = entry & DUNE_PTE_FRAME;
 	}
 	return entry;
@@ -270,7 +271,9 @@ static void running_out_of_tables_harms_nothing(void)
 
 static void a_directory_is_shared_by_many_roots(void)
 {
-	enum { ROOTS = 4 };
+	enum {
+		ROOTS = 4
+	};
 	struct dune_tables tables = tables_new(64);
 	uint64_t roots[ROOTS], directory, place = 5 * GIB, address = place + 123 * PAGE, *entry;
 
@@ -311,6 +314,133 @@ static void a_directory_is_shared_by_many_roots(void)
 	free(tables.host);
 }
 
+enum {
+	DERIVED = 6,
+	PLACES = 300
+};
+
+/* What each root maps: `common` for all that have nothing of their own there. */
+struct shared_model {
+	uint64_t address[PLACES];
+	uint64_t common[PLACES];
+	uint64_t own[DERIVED][PLACES]; /* 0: as common */
+	unsigned places;
+};
+
+static unsigned place_of(struct shared_model *model, uint64_t address)
+{
+	for (unsigned i = 0; i < model->places; i++)
+		if (model->address[i] == address)
+			return i;
+	CU_ASSERT_FATAL(model->places < PLACES);
+	model->address[model->places] = address;
+	return model->places++;
+}
+
+static void derived_roots_differ_only_where_they_own(void)
+{
+	static struct shared_model model;
+	struct dune_tables tables = tables_new(4096);
+	uint64_t base = dune_tables_new(&tables), roots[DERIVED];
+
+	random_state = 7;
+	for (unsigned i = 0; i < 100; i++) {
+		uint64_t address = random_address() & ~(PAGE - 1);
+		unsigned place = place_of(&model, address);
+
+		model.common[place] = (random_next() << 12 & DUNE_PTE_FRAME) | DUNE_PTE_PRESENT;
+		*dune_tables_entry(&tables, base, address, true) = model.common[place];
+	}
+	for (unsigned i = 0; i < DERIVED; i++)
+		roots[i] = dune_tables_derive(&tables, base);
+	for (unsigned round = 0; round < 3000; round++) {
+		unsigned root = random_next() % DERIVED;
+		bool new = random_next() % 8 == 0 && model.places < PLACES;
+		uint64_t address = new ? random_address() & ~(PAGE - 1) : model.address[random_next() % model.places];
+		unsigned place = place_of(&model, address);
+
+		if (random_next() % 2) {
+			struct dune_table_link link;
+			uint64_t *entry = dune_tables_own(&tables, roots[root], address, &link);
+			uint64_t before = walk(&tables, roots[root], address);
+
+			CU_ASSERT_PTR_NOT_NULL_FATAL(entry);
+			CU_ASSERT_EQUAL(*entry, before); /* the copy says what the shared table says */
+			*entry = (random_next() << 12 & DUNE_PTE_FRAME) | DUNE_PTE_PRESENT;
+			if (link.entry) { /* until the link is replaced nothing has changed */
+				CU_ASSERT_EQUAL(walk(&tables, roots[root], address), before);
+				CU_ASSERT(*link.entry & DUNE_PTE_PRESENT && *link.entry & DUNE_PTE_SHARED);
+				*link.entry = link.value;
+			}
+			model.own[root][place] = *entry;
+		} else if (!model.common[place] && !model.own[root][place]) {
+			uint64_t *entry = dune_tables_fill(&tables, roots[root], base, address);
+
+			CU_ASSERT_PTR_NOT_NULL_FATAL(entry);
+			CU_ASSERT_EQUAL(*entry, 0);
+			*entry = (random_next() << 12 & DUNE_PTE_FRAME) | DUNE_PTE_PRESENT;
+			/* Whoever has a table of its own there fills it in itself. */
+			for (unsigned i = 0; i < DERIVED; i++)
+				if (!model.own[i][place] && walk(&tables, roots[i], address) != *entry) {
+					uint64_t *theirs = dune_tables_fill(&tables, roots[i], base, address);
+					CU_ASSERT(!*theirs || theirs == entry);
+					*theirs = *entry;
+				}
+			model.common[place] = *entry;
+		}
+	}
+	unsigned owned = 0;
+	for (unsigned i = 0; i < DERIVED; i++)
+		for (unsigned place = 0; place < model.places; place++) {
+			uint64_t expected = model.own[i][place] ? model.own[i][place] : model.common[place];
+
+			owned += model.own[i][place] != 0;
+			CU_ASSERT_EQUAL(walk(&tables, roots[i], model.address[place]), expected);
+		}
+	CU_ASSERT(owned > 100);
+	free(tables.host);
+}
+
+static void an_unchanged_root_costs_one_table(void)
+{
+	struct dune_tables tables = tables_new(256);
+	uint64_t base = dune_tables_new(&tables), address = 0x7ffff7fbf000;
+	struct dune_table_link link;
+
+	for (unsigned i = 0; i < 20; i++)
+		*dune_tables_entry(&tables, base, address - i * 64 * PAGE, true) = DUNE_PTE_PRESENT;
+	size_t before = tables.used;
+	uint64_t root = dune_tables_derive(&tables, base);
+	CU_ASSERT_EQUAL(tables.used, before + PAGE);
+	CU_ASSERT_PTR_NOT_NULL(dune_tables_own(&tables, root, address, &link));
+	CU_ASSERT_EQUAL(tables.used, before + 4 * PAGE); /* the path, and nothing beside it */
+	CU_ASSERT_PTR_NOT_NULL_FATAL(link.entry);
+	*link.entry = link.value;
+	CU_ASSERT_PTR_NOT_NULL(dune_tables_own(&tables, root, address + PAGE, &link));
+	CU_ASSERT_PTR_NULL(link.entry);
+	CU_ASSERT_EQUAL(tables.used, before + 4 * PAGE);
+	free(tables.host);
+}
+
+static void running_out_while_owning_changes_nothing(void)
+{
+	for (size_t pages = 5; pages < 9; pages++) {
+		struct dune_tables tables = tables_new(pages);
+		uint64_t base = dune_tables_new(&tables), address = 0x555555554000;
+		struct dune_table_link link;
+
+		*dune_tables_entry(&tables, base, address, true) = 0xb000 | DUNE_PTE_PRESENT;
+		uint64_t root = dune_tables_derive(&tables, base);
+		errno = 0;
+		uint64_t *entry = dune_tables_own(&tables, root, address, &link);
+		CU_ASSERT_EQUAL(entry != NULL, pages == 8);
+		CU_ASSERT_EQUAL(errno, entry ? 0 : ENOMEM);
+		CU_ASSERT_EQUAL(walk(&tables, root, address), 0xb000 | DUNE_PTE_PRESENT);
+		CU_ASSERT_EQUAL(walk(&tables, base, address), 0xb000 | DUNE_PTE_PRESENT);
+		free(tables.host);
+	}
+}
+
 static const struct harness_test tests[] = {
 	{ "table pages are fresh until none is left", table_pages_are_fresh_until_none_is_left },
 	{ "a lookup makes no table", a_lookup_makes_nothing },
@@ -318,6 +448,10 @@ static const struct harness_test tests[] = {
 	{ "random maps, unmaps and protects agree with a model in every root", random_edits_agree_with_a_model },
 	{ "as many tables are made as were said to be missing", the_tables_that_are_missing_are_counted },
 	{ "running out of tables is reported and harms no entry", running_out_of_tables_harms_nothing },
+	{ "roots derived from one differ only where they own their tables", derived_roots_differ_only_where_they_own },
+	{ "a root that changes nothing costs one table, a page of its own the path to it",
+	  an_unchanged_root_costs_one_table },
+	{ "running out of tables while copying them changes nothing", running_out_while_owning_changes_nothing },
 	{ "a directory can be shared by many roots", a_directory_is_shared_by_many_roots },
 };
 

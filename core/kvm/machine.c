@@ -90,6 +90,17 @@ int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size
 	return 0;
 }
 
+int dune_tables_reserve(struct dune_machine *machine, size_t pages)
+{
+	size_t wanted = machine->tables.used + pages * DUNE_PAGE_SIZE;
+	if (wanted <= machine->tables.size)
+		return 0;
+	if (dune_arena_back(machine, &machine->table_arena, wanted) != 0)
+		return -1;
+	machine->tables.size = machine->table_arena.backed;
+	return 0;
+}
+
 uint64_t dune_frames_fresh(struct dune_machine *machine, size_t count)
 {
 	size_t bytes = count * DUNE_PAGE_SIZE;
@@ -234,12 +245,10 @@ static int lay_out_monitor(struct dune_machine *machine)
 
 	/* The edit root maps every table page, there and nowhere else, for the monitor to write. */
 	machine->edit_tables = machine->window + 2 * GIB;
-	for (uint64_t at = 0; at < tables->size; at += DUNE_PAGE_SIZE) {
-		uint64_t *entry = dune_tables_entry(tables, machine->edit_root, machine->edit_tables + at, true);
-		if (!entry)
+	for (uint64_t at = 0; at < machine->table_arena.size; at += DUNE_LARGE_PAGE_SIZE)
+		if (dune_tables_map_large(tables, machine->edit_root, machine->edit_tables + at, tables->physical + at,
+					  DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) != 0)
 			return dune_fail(ENOMEM, "no page-table page left");
-		*entry = (tables->physical + at) | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE;
-	}
 	return 0;
 }
 
@@ -367,7 +376,7 @@ static int reserve_memory(struct dune_machine *machine)
 	munmap(at + skip + machine->window_size, GIB - skip);
 	machine->window = (uintptr_t)at + skip;
 	madvise((void *)machine->window, machine->window_size, MADV_DONTDUMP);
-	if (reserve(&machine->table_arena, TABLES_AT * GIB, 512 * MIB, 512 * MIB, 0) != 0 ||
+	if (reserve(&machine->table_arena, TABLES_AT * GIB, 2 * GIB, 256 * MIB, 0) != 0 ||
 	    reserve(&machine->image, IMAGE_AT * GIB, 4 * GIB, 64 * MIB, KVM_MEM_READONLY) != 0 ||
 	    reserve(&machine->frames, FRAMES_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
 	    reserve(&machine->tags, TAGS_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
@@ -376,7 +385,7 @@ static int reserve_memory(struct dune_machine *machine)
 	madvise(machine->frames.host, machine->frames.size, MADV_HUGEPAGE); /* a wish: frames are used densely */
 	machine->tables = (struct dune_tables){ .host = machine->table_arena.host,
 						.physical = machine->table_arena.physical,
-						.size = machine->table_arena.size };
+						.size = machine->table_arena.backed };
 	return 0;
 }
 

@@ -68,6 +68,9 @@ void dune_machine_forget(void);
 /* Makes the arena's first `bytes` bytes known to KVM.  Errors: ENOMEM, ENOSPC no slot left. */
 int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size_t bytes);
 
+/* Makes sure that `pages` more page tables can be made.  Errors: as dune_arena_back(). */
+int dune_tables_reserve(struct dune_machine *machine, size_t pages);
+
 /* Returns `count` adjacent, zeroed, never used frames; 0 and ENOMEM. */
 uint64_t dune_frames_fresh(struct dune_machine *machine, size_t count);
 /* Returns a new zeroed frame (guest-physical); 0 and ENOMEM. */

@@ -17,9 +17,10 @@
 #define WINDOW_PROCESSOR_SIZE 0x4000
 
 /* Second GiB, private to each address space. */
-#define WINDOW_LIFE 0x40000000         /* struct dune_life: user, read-only */
-#define WINDOW_LIFE_MONITOR 0x40001000 /* the same page for the monitor: supervisor, read-only */
-#define WINDOW_USER 0x40010000         /* from here on the layer above decides */
+#define WINDOW_USER 0x40010000         /* from here on the layer above decides, but for these 64 KiB: */
+#define WINDOW_LIFE 0x41f80000         /* struct dune_life: user, read-only */
+#define WINDOW_LIFE_MONITOR 0x41f81000 /* the same page for the monitor: supervisor, read-only */
+#define WINDOW_LIFE_END 0x41f90000
 
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0

@@ -17,6 +17,7 @@
 
 #define DUNE_PAGE_SIZE ((uint64_t)4096)
 #define DUNE_PAGE_MASK (DUNE_PAGE_SIZE - 1)
+#define DUNE_LARGE_PAGE_SIZE ((uint64_t)2 << 20)
 
 /* Bits of an entry. */
 #define DUNE_PTE_PRESENT ((uint64_t)1 << 0)
@@ -24,8 +25,10 @@
 #define DUNE_PTE_USER ((uint64_t)1 << 2)
 #define DUNE_PTE_ACCESSED ((uint64_t)1 << 5)
 #define DUNE_PTE_DIRTY ((uint64_t)1 << 6)
+#define DUNE_PTE_LARGE ((uint64_t)1 << 7)         /* in a page directory: 2 MiB, not a table */
 #define DUNE_PTE_COPY_ON_WRITE ((uint64_t)1 << 9) /* ignored by hardware: a write may be answered with a private copy */
 #define DUNE_PTE_PRIVATE ((uint64_t)1 << 10)      /* ignored by hardware: the frame belongs to this address space */
+#define DUNE_PTE_SHARED ((uint64_t)1 << 11) /* ignored by hardware: all tables below this link serve several roots */
 #define DUNE_PTE_NO_EXECUTE ((uint64_t)1 << 63)
 #define DUNE_PTE_FRAME ((uint64_t)0x000ffffffffff000)
 
@@ -52,6 +55,11 @@ uint64_t *dune_tables_at(const struct dune_tables *tables, uint64_t physical);
  * tables are made; NULL and ENOMEM only when no page is left). */
 uint64_t *dune_tables_entry(struct dune_tables *tables, uint64_t root, uint64_t address, bool create);
 
+/* Maps a large page with these bits besides PRESENT.  The functions of this file that look for leaf entries must not meet
+ * it.  Preconditions: both addresses are multiples of DUNE_LARGE_PAGE_SIZE, nothing is mapped there.  Errors: ENOMEM. */
+int dune_tables_map_large(struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t physical,
+			  uint64_t bits);
+
 /* Number of table pages that mapping [address, address + bytes) would add below root. */
 size_t dune_tables_missing(const struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t bytes);
 
@@ -61,5 +69,31 @@ int dune_tables_share(struct dune_tables *tables, uint64_t root, uint64_t addres
 
 /* Returns the page directory of the GiB at address below root, made if missing; 0 and ENOMEM if that fails. */
 uint64_t dune_tables_directory(struct dune_tables *tables, uint64_t root, uint64_t address);
+
+/*
+ * Roots that have most of their tables in common.  A derived root begins as a copy of another one's links, marked
+ * DUNE_PTE_SHARED; it gets tables of its own only on the way to entries that differ.
+ */
+
+/* Returns a new root below which everything is shared with `base`; 0 and ENOMEM when no page is left. */
+uint64_t dune_tables_derive(struct dune_tables *tables, uint64_t base);
+
+/* A present link between tables that is to be replaced. */
+struct dune_table_link {
+	uint64_t *entry; /* NULL: nothing is to be replaced */
+	uint64_t value;
+};
+
+/*
+ * Finds the leaf entry for address in a table that belongs to root alone.  Shared tables on the way are copied; the
+ * copies count once link->entry is set to link->value, which is left to the caller: at once if root has never been
+ * used, else as any edit of a present entry.  Missing tables are made.  Returns NULL and ENOMEM when no page is left;
+ * nothing has changed then.
+ */
+uint64_t *dune_tables_own(struct dune_tables *tables, uint64_t root, uint64_t address, struct dune_table_link *link);
+
+/* Finds the leaf entry for address in whichever table serves root, for filling in what is the same in all roots that are
+ * derived from `base`.  Tables that are missing are made in `base` and shared.  NULL and ENOMEM when no page is left. */
+uint64_t *dune_tables_fill(struct dune_tables *tables, uint64_t root, uint64_t base, uint64_t address);
 
 #endif
