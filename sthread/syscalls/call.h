@@ -23,9 +23,15 @@ struct call {
 	uint64_t argument[6];
 	struct open_file *file; /* for rows that want one */
 	struct wait *wait;
-	bool park; /* set by a handler: it would block */
-	bool end;  /* set by a handler: the life is over */
+	bool park;    /* set by a handler: it would block */
+	bool end;     /* set by a handler: the life is over */
+	bool refused; /* set by call_granted() */
+	long number;
 };
+
+/* table.c: for calls that want sc_sys_add() only when they are made in some way.  Returns 0, or -EPERM and the call is
+ * counted as refused. */
+long call_granted(struct call *call);
 
 /* caller.c: memory of the caller.  Return 0 or -EFAULT. */
 long call_get(struct call *call, uint64_t address, void *to, size_t size);
