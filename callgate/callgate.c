@@ -79,6 +79,24 @@ int cgate_wait_limit(cgate_t handle, unsigned milliseconds)
 	return gate ? 0 : dune_fail(EBADF, "no such gate");
 }
 
+int cgate_get_info(cgate_t handle, struct cgate_info *info)
+{
+	if (supervisor_enter() != 0)
+		return -1;
+	if (!info)
+		return dune_fail(EINVAL, "no place for what is known of the gate");
+	supervisor_lock();
+	const struct gate *gate = handle_get(&supervisor.gates, handle);
+	if (gate) {
+		*info = gate->info;
+		info->instances = gate->instances;
+		info->busy = gate->claimed;
+		info->waiting = gate->waiting;
+	}
+	supervisor_unlock();
+	return gate ? 0 : dune_fail(EBADF, "no such gate");
+}
+
 int cgate_destroy(cgate_t handle)
 {
 	if (supervisor_enter() != 0)
@@ -102,11 +120,14 @@ int cgate_destroy(cgate_t handle)
 /* Makes a claimed instance ready for a call.  Returns 0 or an errno. */
 static int begin_call(struct gate_instance *instance, uint64_t argument)
 {
-	const struct gate *gate = instance->gate;
+	struct gate *gate = instance->gate;
 	struct compartment *compartment = &instance->compartment;
 	if (!instance->alive && compartment_begin(compartment, &gate->policy, (uint64_t)gate->entry) != 0)
 		return errno;
+	gate->info.lives += !instance->alive;
+	gate->info.restarts += !instance->alive && instance->failed;
 	instance->alive = true;
+	instance->failed = false;
 	instance->is_message = false;
 	compartment->run_nanoseconds = 0;
 	bool writes = false;
@@ -120,6 +141,7 @@ static int begin_call(struct gate_instance *instance, uint64_t argument)
 static void push(struct sthread *sthread, struct gate_instance *instance)
 {
 	supervisor.statistics.gate_calls++;
+	instance->gate->info.calls++;
 	sthread->gates[sthread->depth++] = instance;
 }
 
@@ -250,7 +272,14 @@ static int deliver(struct gate_instance *instance, struct compartment *caller, u
 /* The call is over and its answer taken. */
 static void close_call(struct gate_instance *instance, bool returned)
 {
-	if (!returned || instance->gate->fresh)
+	struct gate *gate = instance->gate;
+	gate->info.run_nanoseconds += instance->compartment.run_nanoseconds;
+	if (!returned) {
+		gate->info.failures++;
+		gate->info.last_failure = instance->compartment.info;
+		instance->failed = true;
+	}
+	if (!returned || gate->fresh)
 		gate_end_life(instance);
 	gate_release(instance);
 }
@@ -258,8 +287,9 @@ static void close_call(struct gate_instance *instance, bool returned)
 int gate_finish(struct sthread *sthread, struct compartment *caller, bool returned)
 {
 	struct gate_instance *instance = sthread->gates[--sthread->depth];
-	struct compartment *compartment = &instance->compartment;
-	int error = ECANCELED;
+	const struct compartment *compartment = &instance->compartment;
+	/* Why is for the owner of the gate; its caller learns whether to try again makes sense. */
+	int error = compartment->info.end == STHREAD_OUT_OF_CPU ? ETIMEDOUT : ECANCELED;
 	if (returned) {
 		sthread->result = compartment->space->context.regs.rdi;
 		error = caller ? deliver(instance, caller, sthread->result) : 0;

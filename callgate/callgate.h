@@ -55,6 +55,23 @@ cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigne
 /* Sets how long a call waits for an instance before it fails with EBUSY; 0: not at all.  Concerns calls that begin to
  * wait afterwards.  Errors: EBADF; EPERM.  Called from: host mode, any thread. */
 int cgate_wait_limit(cgate_t gate, unsigned milliseconds) STHREAD_CHECKED;
+
+/* What the owner of a gate can know about it; counters since it was made. */
+struct cgate_info {
+	unsigned instances;               /* in all */
+	unsigned busy;                    /* of them, serving a call now */
+	unsigned waiting;                 /* calls that wait for one now */
+	uint64_t calls;                   /* calls that reached the entry */
+	uint64_t failures;                /* of them, ended otherwise than by returning */
+	uint64_t refused;                 /* calls that waited for an instance in vain: EBUSY */
+	uint64_t lives;                   /* times that an instance started from pristine memory */
+	uint64_t restarts;                /* of them, because its last call had failed */
+	uint64_t run_nanoseconds;         /* spent in calls that are over, waiting for descriptors included */
+	struct sthread_info last_failure; /* of the last call that failed: how, and where.  Zeros if none has */
+};
+/* Errors: EBADF; EINVAL; EPERM.  Called from: host mode, any thread. */
+int cgate_get_info(cgate_t gate, struct cgate_info *info) STHREAD_CHECKED;
+
 /* Deletes a gate.  Later calls fail with EBADF.
  * Errors: EBADF; EBUSY a call is under way or waits: nothing is changed, and the gate serves it; EPERM. */
 int cgate_destroy(cgate_t gate);
@@ -63,8 +80,9 @@ int cgate_destroy(cgate_t gate);
  * Calls a gate.  arg is passed as a value; what it points to is reachable for the gate only if it was granted.
  * *ret, if ret is not NULL, is what the entry returned.
  * Called from: an sthread whose policy grants the gate, a gate, or host mode.
- * Errors: EPERM not granted; EBADF no such gate; ECANCELED the gate ended otherwise than by returning; ELOOP nested
- * deeper than CGATE_DEPTH_MAX or into itself; EBUSY no instance became idle in time; ENOMEM.
+ * Errors: EPERM not granted; EBADF no such gate; ETIMEDOUT the gate spent its budget; ECANCELED it ended in another
+ * way than by returning (cgate_get_info() tells its owner how); ELOOP nested deeper than CGATE_DEPTH_MAX or into
+ * itself; EBUSY no instance became idle in time; ENOMEM.
  */
 int cgate_call(cgate_t gate, void *arg, void **ret) STHREAD_CHECKED;
 

@@ -14,6 +14,7 @@ struct gate_instance {
 	struct compartment compartment;
 	bool alive;                      /* its compartment has begun a life */
 	bool claimed;                    /* a call is under way; else it is in the gate's idle list */
+	bool failed;                     /* its last life ended otherwise than by returning */
 	struct gate_instance *next_idle; /* the one used before it */
 	/* The call under way: where its caller wants what. */
 	bool is_message;
@@ -39,6 +40,7 @@ struct gate {
 	struct gate_instance *instance;   /* array */
 	struct gate_instance *idle;       /* last used first: its memory is warm */
 	struct gate_waiter *first, *last; /* in order of arrival */
+	struct cgate_info info;           /* what is counted as it happens; the rest is filled in when asked for */
 };
 
 /* Makes `instances` idle instances that have not begun a life.  Errors: ENOMEM. */

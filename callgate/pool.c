@@ -105,6 +105,7 @@ static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_ins
 	if (sthread->killed)
 		return ECANCELED;
 	*instance = waiter.instance;
+	gate->info.refused += !waiter.instance;
 	return waiter.instance ? 0 : EBUSY;
 }
 

@@ -70,15 +70,11 @@ static void let_go(unsigned count)
 		ASSERT_EQUAL(write(pipe_ends[1], "", 1), 1);
 }
 
-static unsigned waiting(cgate_t handle)
+static unsigned waiting(cgate_t gate)
 {
-	supervisor_lock();
+	struct cgate_info info;
 
-	const struct gate *gate = handle_get(&supervisor.gates, handle);
-	unsigned count = gate->waiting;
-
-	supervisor_unlock();
-	return count;
+	return cgate_get_info(gate, &info) == 0 ? info.waiting : 0;
 }
 
 /* Bounded by the test's own time limit. */
