@@ -18,6 +18,7 @@
 #define ADDRESS_BITS 48
 #define NODES_PER_SLAB 64
 #define BUCKETS_MIN 64
+#define ALIGNED_LOOKS 64
 
 /* Sizes are counted in granules.  Below SUBCLASSES each size has a bin of its own; above, each power of two is
  * divided in SUBCLASSES bins of equal width. */
@@ -38,6 +39,7 @@ struct block {
 	uintptr_t start;
 	size_t size;
 	enum block_state state;
+	uint32_t slack; /* BLOCK_LIVE: bytes at its end that were not asked for, less than a granule */
 };
 
 struct slab {
@@ -162,6 +164,46 @@ static struct block *bin_find(const struct tag_heap *heap, size_t size)
 	for (struct block *block = heap->bins[bin.class][bin.subclass]; block; block = block->chain)
 		if (block->size >= size)
 			return block;
+	return NULL;
+}
+
+/* Where an aligned block would begin in this one. */
+static uintptr_t align_up(const struct block *block, size_t alignment)
+{
+	return (block->start + alignment - 1) & ~(uintptr_t)(alignment - 1);
+}
+
+static bool has_aligned(const struct block *block, size_t alignment, size_t size)
+{
+	size_t front = align_up(block, alignment) - block->start;
+
+	return block->size >= front && block->size - front >= size;
+}
+
+/* The same for an aligned block.  One that is large enough wherever it begins is found if there is one; of those that
+ * happen to begin well, only some are looked at. */
+static struct block *bin_find_aligned(const struct tag_heap *heap, size_t alignment, size_t size)
+{
+	size_t enough = size + alignment - GRANULE;
+	struct block *block = enough <= heap->bytes_total - heap->bytes_allocated ? bin_find(heap, enough) : NULL;
+	struct bin bin = bin_of(size);
+	unsigned looks = ALIGNED_LOOKS;
+
+	if (block || alignment == GRANULE)
+		return block;
+	for (unsigned class = bin.class; class < CLASSES; class ++) {
+		uint32_t subclasses = heap->subclass_map[class];
+
+		if (class == bin.class)
+			subclasses &= UINT32_MAX << bin.subclass;
+		for (; subclasses; subclasses &= subclasses - 1)
+			for (block = heap->bins[class][__builtin_ctz(subclasses)]; block; block = block->chain) {
+				if (has_aligned(block, alignment, size))
+					return block;
+				if (!--looks)
+					return NULL;
+			}
+	}
 	return NULL;
 }
 
@@ -342,9 +384,21 @@ int tag_heap_add_extent(struct tag_heap *heap, void *start, size_t bytes)
 	return 0;
 }
 
-void *tag_heap_allocate(struct tag_heap *heap, size_t size)
+/* Takes what lies behind the first size bytes off a block that is in no bin, and frees it.  rest: a node for that. */
+static void cut(struct tag_heap *heap, struct block *block, size_t size, struct block *rest)
 {
-	if (!size) {
+	rest->start = block->start + size;
+	rest->size = block->size - size;
+	block->size = size;
+	link_after(block, rest);
+	make_free(heap, rest);
+}
+
+void *tag_heap_allocate_aligned(struct tag_heap *heap, size_t alignment, size_t size)
+{
+	const size_t asked = size;
+
+	if (!size || !alignment || alignment & (alignment - 1) || alignment > TAG_HEAP_ALIGNMENT_MAX) {
 		errno = EINVAL;
 		return NULL;
 	}
@@ -352,32 +406,77 @@ void *tag_heap_allocate(struct tag_heap *heap, size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
+	if (alignment < GRANULE)
+		alignment = GRANULE;
 	size = (size + GRANULE - 1) & ~(GRANULE - 1);
 
-	struct block *block = bin_find(heap, size);
+	struct block *block = bin_find_aligned(heap, alignment, size), *front = NULL, *rest = NULL;
+	size_t skip = block ? align_up(block, alignment) - block->start : 0;
 
-	if (!block) {
-		errno = ENOMEM;
-		return NULL;
-	}
-
-	struct block *rest = NULL;
-
-	if (live_reserve(heap) || (block->size > size && !(rest = node_new(heap)))) {
+	if (!block || live_reserve(heap) || (skip && !(front = node_new(heap))) ||
+	    (block->size - skip > size && !(rest = node_new(heap)))) {
+		if (front)
+			node_delete(heap, front);
 		errno = ENOMEM;
 		return NULL;
 	}
 	bin_remove(heap, block);
-	if (rest) {
-		rest->start = block->start + size;
-		rest->size = block->size - size;
-		block->size = size;
-		link_after(block, rest);
-		bin_insert(heap, rest);
+	if (skip) {
+		/* What lies before it stays free; its other neighbour is live. */
+		*front = (struct block){ .start = block->start, .size = skip };
+		block->start += skip;
+		block->size -= skip;
+		link_after(block->previous, front);
+		bin_insert(heap, front);
 	}
+	block->state = BLOCK_LIVE;
+	if (rest)
+		cut(heap, block, size, rest);
+	block->slack = (uint32_t)(size - asked);
 	live_insert(heap, block);
 	heap->bytes_allocated += size;
 	return (void *)block->start;
+}
+
+void *tag_heap_allocate(struct tag_heap *heap, size_t size)
+{
+	return tag_heap_allocate_aligned(heap, GRANULE, size);
+}
+
+int tag_heap_resize(struct tag_heap *heap, void *pointer, size_t size)
+{
+	struct block **link = live_find(heap, (uintptr_t)pointer);
+	const size_t asked = size;
+
+	if (!link || !size) {
+		errno = EINVAL;
+		return -1;
+	}
+
+	struct block *block = *link, *next = block->next, *rest = NULL;
+	size_t room = block->size + (next->state == BLOCK_FREE ? next->size : 0);
+
+	if (size > room) {
+		errno = ENOMEM;
+		return -1;
+	}
+	size = (size + GRANULE - 1) & ~(GRANULE - 1);
+	if (size != block->size) {
+		if (size < room && !(rest = node_new(heap))) {
+			errno = ENOMEM;
+			return -1;
+		}
+		heap->bytes_allocated += size - block->size;
+		if (next->state == BLOCK_FREE) {
+			bin_remove(heap, next);
+			unlink_and_delete(heap, next);
+			block->size = room;
+		}
+		if (rest)
+			cut(heap, block, size, rest);
+	}
+	block->slack = (uint32_t)(size - asked);
+	return 0;
 }
 
 size_t tag_heap_size(const struct tag_heap *heap, const void *pointer)
@@ -385,6 +484,13 @@ size_t tag_heap_size(const struct tag_heap *heap, const void *pointer)
 	struct block **link = live_find(heap, (uintptr_t)pointer);
 
 	return link ? (*link)->size : 0;
+}
+
+size_t tag_heap_asked(const struct tag_heap *heap, const void *pointer)
+{
+	struct block **link = live_find(heap, (uintptr_t)pointer);
+
+	return link ? (*link)->size - (*link)->slack : 0;
 }
 
 int tag_heap_release(struct tag_heap *heap, void *pointer)
@@ -415,6 +521,11 @@ size_t tag_heap_bytes_total(const struct tag_heap *heap)
 	return heap->bytes_total;
 }
 
+size_t tag_heap_allocations(const struct tag_heap *heap)
+{
+	return heap->live_count;
+}
+
 static bool in_its_bin(const struct tag_heap *heap, const struct block *block)
 {
 	struct bin bin = bin_of(block->size);
@@ -441,7 +552,7 @@ int tag_heap_check(const struct tag_heap *heap)
 			if (block->state == BLOCK_LIVE) {
 				struct block **link = live_find(heap, block->start);
 
-				if (!link || *link != block)
+				if (!link || *link != block || block->slack >= GRANULE)
 					return -1;
 				allocated += block->size;
 				live++;

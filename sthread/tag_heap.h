@@ -6,7 +6,7 @@
  * to the tag can neither mislead the allocator nor learn from it (law 11).
  *
  * Allocate and release take constant time, except that an allocation which only a free block of just about its
- * own size could still satisfy looks through the free blocks of that size class.
+ * own size could still satisfy looks through the free blocks of that size class, and an aligned one through a few more.
  *
  * Called from: host mode.  One heap is driven by one thread at a time.
  */
@@ -16,6 +16,10 @@
 #include <stddef.h>
 
 struct tag_heap;
+
+enum {
+	TAG_HEAP_ALIGNMENT_MAX = 2 << 20
+};
 
 /* Makes a heap without memory.  Pairs with tag_heap_delete().  Errors (NULL): ENOMEM. */
 struct tag_heap *tag_heap_new(void) __attribute__((warn_unused_result));
@@ -36,6 +40,23 @@ int tag_heap_add_extent(struct tag_heap *heap, void *start, size_t bytes) __attr
  */
 void *tag_heap_allocate(struct tag_heap *heap, size_t size) __attribute__((warn_unused_result));
 
+/*
+ * The same, aligned to a power of two.  A free block of size + alignment - 16 bytes always suffices.
+ * Errors (NULL): EINVAL also if alignment is not a power of two or exceeds TAG_HEAP_ALIGNMENT_MAX.
+ */
+void *tag_heap_allocate_aligned(struct tag_heap *heap, size_t alignment, size_t size)
+	__attribute__((warn_unused_result));
+
+/*
+ * Makes the live allocation at pointer smaller or larger where it is.
+ * Errors: EINVAL pointer is not a live allocation of this heap, or size is 0; ENOMEM no room behind it, or no memory for
+ * the books.  After a failure nothing has changed.
+ */
+int tag_heap_resize(struct tag_heap *heap, void *pointer, size_t size) __attribute__((warn_unused_result));
+
+/* The bytes that were asked for in the live allocation at pointer; 0 if there is none. */
+size_t tag_heap_asked(const struct tag_heap *heap, const void *pointer);
+
 /* The bytes that belong to the live allocation at pointer: what was asked for, rounded up to 16.  0 if
  * pointer is not what tag_heap_allocate() returned, or was released. */
 size_t tag_heap_size(const struct tag_heap *heap, const void *pointer);
@@ -46,6 +67,8 @@ int tag_heap_release(struct tag_heap *heap, void *pointer);
 /* The bytes that are allocated, and the bytes of all extents. */
 size_t tag_heap_bytes_allocated(const struct tag_heap *heap);
 size_t tag_heap_bytes_total(const struct tag_heap *heap);
+/* The number of live allocations. */
+size_t tag_heap_allocations(const struct tag_heap *heap);
 
 /* Checks the books against themselves: 0, or -1 if they contradict each other.  Slow; for tests. */
 int tag_heap_check(const struct tag_heap *heap);
