@@ -59,8 +59,7 @@ static int bring_in(struct address_space *space, const struct memory_bounds *bou
 	int at = tag >= 0 ? space_find_tag(space, tag) : -1;
 	if (at < 0 || !tag_get(tag))
 		return -1;
-	return space_fill(space, page,
-			  space_tag_value(page - (uintptr_t)supervisor.machine->tags.host, space->tag[at].prot));
+	return space_fill(space, page, space_tag_value(tag_physical_at(page), space->tag[at].prot));
 }
 
 /* Makes the page usable as asked, if the compartment has the right.  answering: as for space_make_private(). */

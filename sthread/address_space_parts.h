@@ -48,8 +48,8 @@ int edit_list_commit(struct address_space *space, struct edit_list *list);
 
 /* ---- tags (address_space_tags.c) ------------------------------------------------------------------- */
 
-/* What an entry that leads to a page of a tag says; offset is in the tag arena. */
-uint64_t space_tag_value(uint64_t offset, int prot);
+/* What an entry that leads to a page of a tag says. */
+uint64_t space_tag_value(uint64_t physical, int prot);
 /* Index in space->tag, -1 if it is not mapped. */
 int space_find_tag(const struct address_space *space, tag_t tag);
 bool space_maps_tags(const struct address_space *space, const struct policy *policy);

@@ -8,10 +8,9 @@
 #include "address_space_parts.h"
 #include "tag.h"
 
-uint64_t space_tag_value(uint64_t offset, int prot)
+uint64_t space_tag_value(uint64_t physical, int prot)
 {
-	return (supervisor.machine->tags.physical + offset) | USER_DATA |
-	       (prot & 2 /* PROT_WRITE */ ? DUNE_PTE_WRITE : 0);
+	return physical | USER_DATA | (prot & 2 /* PROT_WRITE */ ? DUNE_PTE_WRITE : 0);
 }
 
 static int map_tag(struct address_space *space, const struct policy_tag *grant)
@@ -22,12 +21,12 @@ static int map_tag(struct address_space *space, const struct policy_tag *grant)
 	space->tag[space->tags++] = *grant; /* first: a tag mapped in part is unmapped like any other */
 	for (unsigned i = 0; i < tag->extent_count; i++)
 		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
-			uint64_t offset = tag->extents[i].offset + at;
-			uint64_t *entry = space_entry_own(space, (uintptr_t)supervisor.machine->tags.host + offset);
+			uint64_t physical = tag->extents[i].physical + at;
+			uint64_t *entry = space_entry_own(space, tag->extents[i].address + at);
 			if (!entry)
 				return dune_fail(ENOMEM, "no page-table page left");
 			if (!(*entry & DUNE_PTE_PRESENT))
-				__atomic_store_n(entry, space_tag_value(offset, grant->prot), __ATOMIC_RELEASE);
+				__atomic_store_n(entry, space_tag_value(physical, grant->prot), __ATOMIC_RELEASE);
 		}
 	return 0;
 }
@@ -37,8 +36,7 @@ static int unmap_tag(const struct address_space *space, const struct tag *tag, s
 {
 	for (unsigned i = 0; i < tag->extent_count; i++)
 		for (uint64_t at = 0; at < tag->extents[i].size; at += DUNE_PAGE_SIZE) {
-			uint64_t offset = tag->extents[i].offset + at;
-			uint64_t *entry = space_entry(space, (uintptr_t)supervisor.machine->tags.host + offset);
+			uint64_t *entry = space_entry(space, tag->extents[i].address + at);
 			if (entry && *entry & DUNE_PTE_PRESENT && edit_list_add(list, entry, 0) != 0)
 				return -1;
 		}

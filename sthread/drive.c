@@ -75,35 +75,6 @@ static bool finish(struct sthread *sthread, bool returned)
 	return true;
 }
 
-static bool holds_for_writing(const struct compartment *compartment, tag_t tag)
-{
-	for (unsigned i = 0; i < compartment->policy.tags; i++)
-		if (compartment->policy.tag[i].tag == tag && compartment->policy.tag[i].prot & PROT_WRITE)
-			return true;
-	return false;
-}
-
-static long allocate_for(struct compartment *compartment, uint64_t handle, uint64_t size)
-{
-	void *pointer = NULL;
-	if (!holds_for_writing(compartment, (tag_t)handle))
-		return -EPERM;
-	const struct tag *tag = tag_get((tag_t)handle);
-	uint64_t before = tag ? tag->size : 0, quota = compartment->policy.memory;
-	if (compartment->tag_growth > quota || size > quota - compartment->tag_growth)
-		return -ENOMEM;
-	int error = tag_allocate((tag_t)handle, size, &pointer);
-	if (tag)
-		compartment->tag_growth += tag->size - before;
-	return error ? -error : (long)pointer;
-}
-
-static long free_for(const struct compartment *compartment, uint64_t pointer)
-{
-	tag_t owner = tag_at(pointer);
-	return holds_for_writing(compartment, owner) ? -tag_release(owner, (void *)pointer) : -EINVAL;
-}
-
 /* What an exit came to. */
 enum outcome {
 	GO_ON,
@@ -138,12 +109,11 @@ static enum outcome serve_library(struct sthread *sthread, struct compartment *c
 			compartment->info.gate_calls++;
 		return GO_ON;
 	case SERVICE_ALLOCATE:
-		began = slice_clock();
-		answer_service(compartment, allocate_for(compartment, regs->rdi, regs->rsi), false);
-		compartment->run_nanoseconds += slice_clock() - began;
-		break;
+	case SERVICE_REALLOCATE:
 	case SERVICE_FREE:
-		answer_service(compartment, free_for(compartment, regs->rdi), false);
+		began = slice_clock();
+		answer_service(compartment, tag_service(compartment), false);
+		compartment->run_nanoseconds += slice_clock() - began;
 		break;
 	default:
 		answer_service(compartment, -ENOSYS, false);

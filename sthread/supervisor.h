@@ -34,8 +34,9 @@ enum service {
 	SERVICE_PARK,
 	SERVICE_GATE,        /* RDI = gate, RSI = argument, RDX = where the result goes */
 	SERVICE_GATE_BUFFER, /* RDI = gate, RSI, RDX = message, R10 = answer, R8 = where its length is */
-	SERVICE_ALLOCATE,    /* RDI = tag, RSI = size */
+	SERVICE_ALLOCATE,    /* RDI = tag, RSI = size, RDX = alignment */
 	SERVICE_FREE,        /* RDI = pointer */
+	SERVICE_REALLOCATE,  /* RDI = pointer, RSI = size */
 };
 
 struct supervisor {

@@ -5,23 +5,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "address_space.h"
 #include "tag_heap.h"
 
 enum {
-	EXTENT_MIN = 64 << 10
-}; /* bytes */
-#define PAGE_COUNT (supervisor.machine->tags.size / DUNE_PAGE_SIZE)
-
-/* The tag arena: who owns each page, and freed extents by size. */
-static tag_t *owners; /* handle + 1; 0: nobody */
-static uint64_t arena_used;
-static struct free_extent {
-	struct free_extent *next;
-	struct tag_extent extent;
-} * free_extents;
+	EXTENT_MIN = 64 << 10, /* bytes */
+	GROW_PART = 8,         /* a tag grows by at least this part of its size, so that there are few extents */
+	ALIGNMENT_MIN = 16
+};
 
 struct tag *tag_get(tag_t handle)
 {
@@ -39,74 +31,111 @@ bool supervisor_tag_exists(tag_t tag)
 	return tag_get(tag) != NULL;
 }
 
-tag_t tag_at(uint64_t address)
+/* ---- growing --------------------------------------------------------------------------------------- */
+
+/* Enters an extent in the tag's list; one that goes on where the last one ends becomes one with it. */
+static int add_extent(struct tag *tag, const struct tag_extent *extent)
 {
-	uint64_t offset = address - (uintptr_t)supervisor.machine->tags.host;
-	return owners && offset < arena_used ? owners[offset / DUNE_PAGE_SIZE] - 1 : -1;
+	struct tag_extent *last = tag->extent_count ? &tag->extents[tag->extent_count - 1] : NULL;
+	if (last && last->address + last->size == extent->address && last->physical + last->size == extent->physical) {
+		last->size += extent->size;
+	} else {
+		struct tag_extent *grown = realloc(tag->extents, (tag->extent_count + 1) * sizeof *grown);
+		if (!grown)
+			return -1;
+		tag->extents = grown;
+		tag->extents[tag->extent_count++] = *extent;
+	}
+	tag->size += extent->size;
+	return 0;
 }
 
-/* First fit: freed extents are few and mostly of one size. */
-static int extent_new(uint64_t size, struct tag_extent *extent)
+/* How many bytes to grow by so that a block of this size is there; 0 if it may not grow so much. */
+static uint64_t growth(const struct tag *tag, uint64_t size, uint64_t may_grow)
 {
-	for (struct free_extent **link = &free_extents; *link; link = &(*link)->next) {
-		struct free_extent *found = *link;
-		if (found->extent.size < size)
-			continue;
-		*extent = (struct tag_extent){ .offset = found->extent.offset, .size = size };
-		found->extent.offset += size;
-		found->extent.size -= size;
-		if (!found->extent.size) {
-			*link = found->next;
-			free(found);
-		}
+	uint64_t left = tag->size < tag->quota ? tag->quota - tag->size : 0;
+	uint64_t most = (left < may_grow ? left : may_grow) & ~DUNE_PAGE_MASK;
+	uint64_t wanted = tag->size / GROW_PART > size ? tag->size / GROW_PART : size;
+	wanted = (wanted + EXTENT_MIN - 1) & ~(uint64_t)(EXTENT_MIN - 1);
+	if (wanted <= most)
+		return wanted;
+	return size <= most ? most : 0;
+}
+
+static int tag_grow(struct tag *tag, uint64_t size, uint64_t may_grow)
+{
+	struct tag_extent extent;
+	uint64_t wanted = growth(tag, size, may_grow);
+	if (!wanted || tag_memory_take(tag->handle, wanted, &extent) != 0)
+		return -1;
+	/* The list first: what the heap has been given cannot be taken back. */
+	if (add_extent(tag, &extent) != 0) {
+		tag_memory_give_back(&extent);
+		return -1;
+	}
+	return tag_heap_add_extent(tag->heap, (void *)extent.address, extent.size);
+}
+
+/* ---- allocating ------------------------------------------------------------------------------------ */
+
+int tag_allocate(tag_t handle, size_t alignment, size_t size, uint64_t may_grow, void **pointer)
+{
+	struct tag *tag = tag_get(handle);
+	if (!tag)
+		return EBADF;
+	if (!size || !alignment || alignment & (alignment - 1) || alignment > SMEMALIGN_MAX)
+		return EINVAL;
+	if (size > supervisor.machine->tags.size)
+		return ENOMEM;
+	*pointer = tag_heap_allocate_aligned(tag->heap, alignment, size);
+	if (!*pointer && tag_grow(tag, size + (alignment > ALIGNMENT_MIN ? alignment : 0), may_grow) == 0)
+		*pointer = tag_heap_allocate_aligned(tag->heap, alignment, size);
+	if (!*pointer)
+		return ENOMEM;
+	memset(*pointer, 0, size);
+	return 0;
+}
+
+int tag_reallocate(tag_t handle, void **pointer, size_t size, uint64_t may_grow)
+{
+	struct tag *tag = tag_get(handle);
+	size_t before = tag ? tag_heap_asked(tag->heap, *pointer) : 0;
+	void *moved;
+	if (!before || !size)
+		return EINVAL;
+	if (tag_heap_resize(tag->heap, *pointer, size) == 0) {
+		if (size > before)
+			memset((uint8_t *)*pointer + before, 0, size - before);
 		return 0;
 	}
-	if (dune_arena_back(supervisor.machine, &supervisor.machine->tags, arena_used + size) != 0)
-		return -1;
-	*extent = (struct tag_extent){ .offset = arena_used, .size = size };
-	arena_used += size;
+	int error = tag_allocate(handle, ALIGNMENT_MIN, size, may_grow, &moved);
+	if (error)
+		return error;
+	memcpy(moved, *pointer, size < before ? size : before);
+	tag_heap_release(tag->heap, *pointer);
+	*pointer = moved;
 	return 0;
 }
 
-static void set_owner(const struct tag_extent *extent, tag_t owner)
+int tag_release(tag_t handle, void *pointer)
 {
-	for (uint64_t page = 0; page < extent->size / DUNE_PAGE_SIZE; page++)
-		owners[extent->offset / DUNE_PAGE_SIZE + page] = owner;
+	struct tag *tag = tag_get(handle);
+	return tag && tag_heap_release(tag->heap, pointer) == 0 ? 0 : EINVAL;
 }
 
-/* Gives an extent back, emptied.  Preconditions: no compartment maps it any more. */
-static void extent_free(const struct tag_extent *extent)
+size_t tag_size_of(tag_t handle, const void *pointer)
 {
-	struct free_extent *entry = malloc(sizeof *entry);
-	set_owner(extent, 0);
-	madvise(supervisor.machine->tags.host + extent->offset, extent->size, MADV_DONTNEED);
-	if (!entry)
-		return; /* the addresses are lost, which is safe */
-	*entry = (struct free_extent){ .next = free_extents, .extent = *extent };
-	free_extents = entry;
+	const struct tag *tag = tag_get(handle);
+	return tag ? tag_heap_asked(tag->heap, pointer) : 0;
 }
 
-static int tag_grow(struct tag *tag, size_t size)
+/* ---- the public interface -------------------------------------------------------------------------- */
+
+static void tag_free(struct tag *tag)
 {
-	/* Large enough for the block, and growing with the tag so that there are few extents. */
-	uint64_t wanted = tag->extent_count ? tag->extents[tag->extent_count - 1].size : EXTENT_MIN;
-	while (wanted < size + DUNE_PAGE_SIZE)
-		wanted *= 2;
-	struct tag_extent *grown = realloc(tag->extents, (tag->extent_count + 1) * sizeof *grown);
-	if (!grown)
-		return -1;
-	tag->extents = grown;
-	struct tag_extent *extent = &grown[tag->extent_count];
-	if (extent_new(wanted, extent) != 0)
-		return -1;
-	if (tag_heap_add_extent(tag->heap, supervisor.machine->tags.host + extent->offset, extent->size) != 0) {
-		extent_free(extent);
-		return -1;
-	}
-	set_owner(extent, tag->handle + 1);
-	tag->extent_count++;
-	tag->size += wanted;
-	return 0;
+	tag_heap_delete(tag->heap);
+	free(tag->extents);
+	free(tag);
 }
 
 tag_t tag_new(void)
@@ -114,23 +143,16 @@ tag_t tag_new(void)
 	if (supervisor_enter() != 0)
 		return -1;
 	struct tag *tag = calloc(1, sizeof *tag);
-	supervisor_lock();
-	if (!owners) {
-		owners = mmap(NULL, PAGE_COUNT * sizeof *owners, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (owners == MAP_FAILED)
-			owners = NULL;
-	}
-	tag_t handle = -1;
-	if (!tag || !owners || !(tag->heap = tag_heap_new()))
-		dune_fail(ENOMEM, "out of memory");
-	else
-		handle = tag->handle = handle_new(&supervisor.tags, tag);
-	if (tag && tag->heap && handle < 0)
-		dune_fail(errno, errno == ENFILE ? "too many tags" : "out of memory");
-	if (handle < 0 && tag) {
-		tag_heap_delete(tag->heap);
+	if (!tag || !(tag->heap = tag_heap_new())) {
 		free(tag);
+		return dune_fail(ENOMEM, "out of memory");
+	}
+	tag->quota = UINT64_MAX;
+	supervisor_lock();
+	tag_t handle = tag->handle = handle_new(&supervisor.tags, tag);
+	if (handle < 0) {
+		dune_fail(errno, errno == ENFILE ? "too many tags" : "out of memory");
+		tag_free(tag);
 	}
 	supervisor_unlock();
 	return handle;
@@ -149,57 +171,91 @@ int tag_delete(tag_t handle)
 		tag->dying = true;
 		result = address_spaces_revoke(tag);
 		for (unsigned i = 0; result == 0 && i < tag->extent_count; i++)
-			extent_free(&tag->extents[i]); /* after a failure the memory is never used again */
+			tag_memory_give_back(&tag->extents[i]); /* after a failure the memory is never used again */
 		handle_end(&supervisor.tags, handle);
-		tag_heap_delete(tag->heap);
-		free(tag->extents);
-		free(tag);
+		tag_free(tag);
 	}
 	supervisor_unlock();
 	return result;
 }
 
-int tag_allocate(tag_t handle, size_t size, void **pointer)
+int tag_quota(tag_t handle, size_t bytes)
 {
+	if (supervisor_enter() != 0)
+		return -1;
+	supervisor_lock();
 	struct tag *tag = tag_get(handle);
-	if (!tag)
-		return EBADF;
-	if (!size || size > supervisor.machine->tags.size / 4)
-		return size ? ENOMEM : EINVAL;
-	*pointer = tag_heap_allocate(tag->heap, size);
-	if (!*pointer && tag_grow(tag, size) == 0)
-		*pointer = tag_heap_allocate(tag->heap, size);
-	if (!*pointer)
-		return ENOMEM;
-	memset(*pointer, 0, size);
-	return 0;
+	if (tag)
+		tag->quota = bytes ? bytes : UINT64_MAX;
+	supervisor_unlock();
+	return tag ? 0 : dune_fail(EBADF, "no such tag");
 }
 
-int tag_release(tag_t handle, void *pointer)
+int tag_statistics(tag_t handle, struct tag_statistics *statistics)
 {
-	struct tag *tag = tag_get(handle);
-	return tag && tag_heap_release(tag->heap, pointer) == 0 ? 0 : EINVAL;
+	if (supervisor_enter() != 0)
+		return -1;
+	if (!statistics)
+		return dune_fail(EINVAL, "tag_statistics() wants a place for the numbers");
+	supervisor_lock();
+	const struct tag *tag = tag_get(handle);
+	if (tag)
+		*statistics = (struct tag_statistics){ .bytes_allocated = tag_heap_bytes_allocated(tag->heap),
+						       .bytes_held = tag->size,
+						       .allocations = tag_heap_allocations(tag->heap),
+						       .quota = tag->quota == UINT64_MAX ? 0 : (size_t)tag->quota };
+	supervisor_unlock();
+	return tag ? 0 : dune_fail(EBADF, "no such tag");
 }
 
-void *smalloc(tag_t tag, size_t size)
+/* Makes the error of a function above the failure of a public one in host mode.  invalid: what EINVAL means there. */
+static int failed(int error, const char *invalid)
 {
-	if (supervisor_inside()) {
-		long answer = supervisor_service(SERVICE_ALLOCATE, (uint64_t)tag, size, 0, 0, 0);
-		if (answer < 0 && answer > -4096) {
-			errno = (int)-answer;
-			return NULL;
-		}
+	if (!error)
+		return 0;
+	return dune_fail(error, "%s",
+			 error == EBADF  ? "no such tag" :
+			 error == EINVAL ? invalid :
+					   "the tag's quota, or tagged memory, is used up");
+}
+
+/* The answer of a service that gives memory. */
+static void *answered(long answer)
+{
+	if (answer > 0 || answer <= -4096)
 		return (void *)answer;
-	}
+	errno = (int)-answer;
+	return NULL;
+}
+
+void *smemalign(tag_t tag, size_t alignment, size_t size)
+{
+	if (supervisor_inside())
+		return answered(supervisor_service(SERVICE_ALLOCATE, (uint64_t)tag, size, alignment, 0, 0));
 	if (supervisor_enter() != 0)
 		return NULL;
 	void *pointer = NULL;
 	supervisor_lock();
-	int error = tag_allocate(tag, size, &pointer);
+	int error = tag_allocate(tag, alignment, size, UINT64_MAX, &pointer);
 	supervisor_unlock();
-	if (error)
-		errno = error;
-	return error ? NULL : pointer;
+	return failed(error, "the size is 0, or the alignment is not a power of two up to 2 MiB") == 0 ? pointer : NULL;
+}
+
+void *smalloc(tag_t tag, size_t size)
+{
+	return smemalign(tag, ALIGNMENT_MIN, size);
+}
+
+void *srealloc(void *pointer, size_t size)
+{
+	if (supervisor_inside())
+		return answered(supervisor_service(SERVICE_REALLOCATE, (uint64_t)pointer, size, 0, 0, 0));
+	if (supervisor_enter() != 0)
+		return NULL;
+	supervisor_lock();
+	int error = tag_reallocate(tag_at((uint64_t)pointer), &pointer, size, UINT64_MAX);
+	supervisor_unlock();
+	return failed(error, "the size is 0, or the pointer is not a live allocation of a tag") == 0 ? pointer : NULL;
 }
 
 void sfree(void *pointer)
@@ -215,6 +271,5 @@ void sfree(void *pointer)
 	supervisor_lock();
 	int error = tag_release(tag_at((uint64_t)pointer), pointer);
 	supervisor_unlock();
-	if (error)
-		errno = error;
+	failed(error, "the pointer is not a live allocation of a tag");
 }

@@ -8,8 +8,8 @@
  * Conventions.  Every function returns 0 or -1 (pointers: NULL) and sets errno; libraries never print
  * and never exit.  sthread_error() gives the sentence behind the last failure of the calling thread.
  * All calls are thread-safe; one sc_t and one handle are driven by one thread at a time (EBUSY).
- * Inside an sthread only sthread_park(), cgate_call(), cgate_call_buf(), smalloc() and sfree() work;
- * every other call of this header fails there with EPERM.
+ * Inside an sthread only sthread_park(), cgate_call(), cgate_call_buf(), smalloc(), smemalign(), srealloc() and
+ * sfree() work; every other call of this header fails there with EPERM.
  */
 #ifndef STHREAD_H
 #define STHREAD_H
@@ -220,9 +220,34 @@ int tag_delete(tag_t tag);
 /* Allocates size bytes, aligned to 16, zeroed, in a tag.  Inside an sthread the tag must be granted for writing.
  * The allocator's lists are never in the tag.  Errors (NULL): EBADF; ENOMEM; EINVAL size 0; EPERM. */
 void *smalloc(tag_t tag, size_t size) STHREAD_CHECKED;
-/* Frees what smalloc() returned; NULL is ignored.  A pointer that smalloc() did not return, or that was freed
- * already, changes nothing and sets errno to EINVAL. */
+enum {
+	SMEMALIGN_MAX = 2 << 20, /* the largest alignment */
+};
+/* The same, aligned to a power of two up to SMEMALIGN_MAX.  Errors (NULL): as smalloc(), and EINVAL for any other
+ * alignment. */
+void *smemalign(tag_t tag, size_t alignment, size_t size) STHREAD_CHECKED;
+/* Makes an allocation smaller or larger: in place if there is room behind it, else in another place of the same tag,
+ * aligned to 16.  What was in it is kept as far as it fits; bytes beyond the old size are zeros.  After a failure the
+ * allocation is as it was.  Errors (NULL): EINVAL size 0, or the pointer (NULL too) is not a live allocation, or, inside
+ * an sthread, not one of a tag granted for writing; ENOMEM; EPERM. */
+void *srealloc(void *pointer, size_t size) STHREAD_CHECKED;
+/* Frees what these functions returned; NULL is ignored.  Any other pointer, one that was freed already included,
+ * changes nothing and sets errno to EINVAL. */
 void sfree(void *pointer);
+
+/* Limits the memory that a tag may hold, what nobody has allocated in it included, to `bytes`, for the process and for
+ * sthreads alike: allocations that would make it grow beyond fail with ENOMEM.  A tag grows by whole pages.  A tag
+ * that holds more keeps it and does not grow.  0: no limit, as for a new tag.  Errors: EBADF; EPERM. */
+int tag_quota(tag_t tag, size_t bytes);
+
+struct tag_statistics {
+	size_t bytes_allocated; /* in live allocations, each rounded up to 16 */
+	size_t bytes_held;      /* by the tag, allocated or not */
+	size_t allocations;     /* that are live */
+	size_t quota;           /* 0: none */
+};
+/* Errors: EBADF; EINVAL; EPERM. */
+int tag_statistics(tag_t tag, struct tag_statistics *statistics) STHREAD_CHECKED;
 
 #ifdef __cplusplus
 }
