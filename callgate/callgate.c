@@ -16,17 +16,35 @@ bool supervisor_gate_exists(cgate_t gate)
 
 /* ---- life of a gate -------------------------------------------------------------------------------- */
 
-static cgate_t enter_gate(struct gate *gate)
+/* Makes a gate from a policy whose reference it takes over.  Caller holds the lock. */
+static cgate_t create(cgate_fn entry, const struct policy *policy, void *trusted, unsigned instances, unsigned flags)
 {
-	supervisor_lock();
-	gate->handle = handle_new(&supervisor.gates, gate);
-	supervisor_unlock();
-	return gate->handle >= 0 ? gate->handle : dune_fail(errno, "no room for another gate: %s", strerror(errno));
+	struct gate *gate = calloc(1, sizeof *gate);
+	if (!gate) {
+		policy_put(policy);
+		return dune_fail(ENOMEM, "out of memory");
+	}
+	gate->entry = entry;
+	gate->trusted = trusted;
+	gate->policy = policy;
+	gate->fresh = flags & CGATE_FRESH;
+	gate->wait_milliseconds = CGATE_WAIT_MILLISECONDS;
+	if (gate_make_instances(gate, instances) == 0) {
+		gate->handle = handle_new(&supervisor.gates, gate);
+		if (gate->handle >= 0)
+			return gate->handle;
+		dune_fail(errno, "no room for another gate: %s", strerror(errno));
+	}
+	int error = errno;
+	gate_free_instances(gate);
+	policy_put(policy);
+	free(gate);
+	errno = error;
+	return -1;
 }
 
-cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigned instances, unsigned flags)
+static int check_create(cgate_fn entry, unsigned instances, unsigned flags)
 {
-	struct policy policy;
 	if (supervisor_enter() != 0)
 		return -1;
 	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, (uint64_t)entry);
@@ -35,26 +53,18 @@ cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigne
 	if (!instances || instances > CGATE_INSTANCES_MAX || flags & ~(unsigned)CGATE_FRESH)
 		return dune_fail(EINVAL, "a gate has 1 to %d instances, and no flag but CGATE_FRESH",
 				 CGATE_INSTANCES_MAX);
-	if (policy_read(sc, &policy) != 0)
+	return 0;
+}
+
+cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigned instances, unsigned flags)
+{
+	if (check_create(entry, instances, flags) != 0)
 		return -1;
-	struct gate *gate = calloc(1, sizeof *gate);
-	if (!gate)
-		return dune_fail(ENOMEM, "out of memory");
-	gate->entry = entry;
-	gate->trusted = trusted;
-	gate->policy = policy;
-	gate->fresh = flags & CGATE_FRESH;
-	gate->wait_milliseconds = CGATE_WAIT_MILLISECONDS;
-	if (sc_copy(&gate->words, sc) == 0) {
-		if (gate_make_instances(gate, instances) == 0 && enter_gate(gate) >= 0)
-			return gate->handle;
-		int error = errno;
-		gate_free_instances(gate);
-		sc_destroy(&gate->words);
-		errno = error;
-	}
-	free(gate);
-	return -1;
+	supervisor_lock();
+	const struct policy *policy = policy_new(sc, POLICY_KEPT);
+	cgate_t handle = policy ? create(entry, policy, trusted, instances, flags) : -1;
+	supervisor_unlock();
+	return handle;
 }
 
 cgate_t cgate_create(cgate_fn entry, const sc_t *sc, void *trusted)
@@ -109,8 +119,8 @@ int cgate_destroy(cgate_t handle)
 	}
 	handle_end(&supervisor.gates, handle);
 	gate_free_instances(gate);
+	policy_put(gate->policy);
 	supervisor_unlock();
-	sc_destroy(&gate->words);
 	free(gate);
 	return 0;
 }
@@ -122,7 +132,7 @@ static int begin_call(struct gate_instance *instance, uint64_t argument)
 {
 	struct gate *gate = instance->gate;
 	struct compartment *compartment = &instance->compartment;
-	if (!instance->alive && compartment_begin(compartment, &gate->policy, (uint64_t)gate->entry) != 0)
+	if (!instance->alive && compartment_begin(compartment, gate->policy, (uint64_t)gate->entry) != 0)
 		return errno;
 	gate->info.lives += !instance->alive;
 	gate->info.restarts += !instance->alive && instance->failed;
@@ -130,10 +140,8 @@ static int begin_call(struct gate_instance *instance, uint64_t argument)
 	instance->failed = false;
 	instance->is_message = false;
 	compartment->run_nanoseconds = 0;
-	bool writes = false;
-	for (unsigned i = 0; i < gate->policy.files; i++)
-		writes = writes || gate->policy.file[i].prot & PROT_WRITE;
-	compartment_call(compartment, (uint64_t)gate->entry, argument, (uint64_t)gate->trusted, writes);
+	compartment_call(compartment, (uint64_t)gate->entry, argument, (uint64_t)gate->trusted,
+			 policy_writes_files(gate->policy));
 	return 0;
 }
 
@@ -240,7 +248,7 @@ static int service_plain(struct sthread *sthread, const struct compartment *call
 int gate_service(struct sthread *sthread, struct compartment *caller, bool message)
 {
 	cgate_t handle = (cgate_t)caller->space->context.regs.rdi;
-	if (!policy_allows_gate(&caller->policy, handle)) {
+	if (!policy_allows_gate(caller->policy, handle)) {
 		caller->info.calls_denied++;
 		supervisor.statistics.calls_denied++;
 		return EPERM;

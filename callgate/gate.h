@@ -32,9 +32,8 @@ struct gate {
 	cgate_t handle;
 	cgate_fn entry;
 	void *trusted;
-	struct policy policy;
-	sc_t words; /* the same policy: holds the references to its files */
-	bool fresh; /* pristine for each call */
+	const struct policy *policy; /* POLICY_KEPT */
+	bool fresh;                  /* pristine for each call */
 	unsigned wait_milliseconds;
 	unsigned instances, claimed, waiting;
 	struct gate_instance *instance;   /* array */

@@ -28,10 +28,10 @@ struct address_space {
 	uint64_t shape; /* of the last policy that used it */
 	struct private_page *pages;
 	size_t page_count, page_room;
-	size_t learned;                     /* pages there were when this life began */
-	size_t table_pages, tables_before;  /* page tables made, and made when this life began */
-	struct policy_tag tag[POLICY_TAGS]; /* mapped */
-	unsigned tags;
+	size_t learned;                    /* pages there were when this life began */
+	size_t table_pages, tables_before; /* page tables made, and made when this life began */
+	struct policy_tag *tag;            /* mapped */
+	unsigned tags, tag_room;
 	struct dune_life *life;
 	uint8_t *canary;              /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */

@@ -51,34 +51,50 @@ int space_find_tag(const struct address_space *space, tag_t tag)
 	return -1;
 }
 
+/* Whether the policy wants a mapped tag as it is mapped; *place is where the policy names it. */
+static bool is_wanted(const struct policy_tag *mapped, const struct policy *policy, int *place)
+{
+	*place = policy_find_tag(policy, mapped->tag);
+	return *place >= 0 && policy->tag[*place].prot == mapped->prot;
+}
+
 bool space_maps_tags(const struct address_space *space, const struct policy *policy)
 {
+	int place;
 	if (space->tags != policy->tags)
 		return false;
-	for (unsigned i = 0; i < policy->tags; i++) {
-		int at = space_find_tag(space, policy->tag[i].tag);
-		if (at < 0 || space->tag[at].prot != policy->tag[i].prot)
+	for (unsigned i = 0; i < space->tags; i++)
+		if (!is_wanted(&space->tag[i], policy, &place))
 			return false;
-	}
 	return true;
+}
+
+/* Makes room for the policy's tags beside those mapped now. */
+static int make_room(struct address_space *space, unsigned tags)
+{
+	if (space->tag_room >= space->tags + tags)
+		return 0;
+	struct policy_tag *grown = realloc(space->tag, 2 * (space->tags + tags) * sizeof *grown);
+	if (!grown)
+		return dune_fail(ENOMEM, "out of memory");
+	space->tag = grown;
+	space->tag_room = 2 * (space->tags + tags);
+	return 0;
 }
 
 int space_bind_tags(struct address_space *space, const struct policy *policy)
 {
 	struct edit_list list = { 0 };
-	struct policy_tag keeping[POLICY_TAGS];
+	uint64_t present[POLICY_TAGS_MAX / 64] = { 0 }; /* of the policy's tags */
 	unsigned kept = 0;
+	int place;
+	if (space_maps_tags(space, policy))
+		return 0;
+	if (make_room(space, policy->tags) != 0)
+		return -1;
 	for (unsigned i = 0; i < space->tags; i++) {
-		bool keep = false;
-		for (unsigned j = 0; j < policy->tags; j++)
-			keep = keep ||
-			       (policy->tag[j].tag == space->tag[i].tag && policy->tag[j].prot == space->tag[i].prot);
-		if (keep) {
-			keeping[kept++] = space->tag[i];
-			continue;
-		}
 		const struct tag *tag = tag_mapped(space->tag[i].tag);
-		if (tag && unmap_tag(space, tag, &list) != 0) {
+		if (!is_wanted(&space->tag[i], policy, &place) && tag && unmap_tag(space, tag, &list) != 0) {
 			free(list.edits);
 			return -1;
 		}
@@ -86,10 +102,14 @@ int space_bind_tags(struct address_space *space, const struct policy *policy)
 	if (edit_list_commit(space, &list) != 0)
 		return -1;
 	/* Only what has really been unmapped is forgotten. */
-	memcpy(space->tag, keeping, kept * sizeof *keeping);
+	for (unsigned i = 0; i < space->tags; i++)
+		if (is_wanted(&space->tag[i], policy, &place)) {
+			present[place / 64] |= (uint64_t)1 << place % 64;
+			space->tag[kept++] = space->tag[i];
+		}
 	space->tags = kept;
 	for (unsigned i = 0; i < policy->tags; i++)
-		if (space_find_tag(space, policy->tag[i].tag) < 0 && map_tag(space, &policy->tag[i]) != 0)
+		if (!(present[i / 64] >> i % 64 & 1) && map_tag(space, &policy->tag[i]) != 0)
 			return -1;
 	return 0;
 }

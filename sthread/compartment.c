@@ -16,68 +16,43 @@ struct memory_bounds compartment_bounds(struct compartment *compartment)
 {
 	return (struct memory_bounds){ .heap_end = compartment->heap_end,
 				       .arena_end = compartment->arena_end,
-				       .quota = compartment->policy.memory,
+				       .quota = compartment->policy->memory,
 				       .pages_copied = &compartment->info.pages_copied };
 }
 
 uint64_t compartment_time_left(const struct compartment *compartment)
 {
-	uint64_t budget = compartment->policy.cpu_milliseconds * (uint64_t)1000 * 1000;
+	uint64_t budget = compartment->policy->cpu_milliseconds * (uint64_t)1000 * 1000;
 	return budget > compartment->run_nanoseconds ? budget - compartment->run_nanoseconds : 0;
 }
 
 static int open_files(struct compartment *compartment)
 {
-	const struct policy *policy = &compartment->policy;
+	const struct policy *policy = compartment->policy;
 	for (unsigned i = 0; i < policy->files; i++) {
 		const struct policy_file *grant = &policy->file[i];
 		struct open_file *file = policy_open_file(grant->file);
-		if (!file) {
-			compartment->policy.paths = 0;
+		if (!file)
 			return dune_fail(EBADF, "the policy names a file that sc_destroy() has released");
-		}
-		open_file_get(file);
-		descriptor_add(compartment, file, grant->number,
-			       grant->prot); /* a policy has fewer than there is room for */
-	}
-	for (unsigned i = 0; i < policy->paths; i++) {
-		struct open_file *file = policy_open_file(policy->path[i].file);
-		if (!file) {
-			compartment->policy.paths = i; /* what close_files() has to give back */
-			return dune_fail(EBADF, "the policy names a directory that sc_destroy() has released");
-		}
+		if (descriptor_add(compartment, file, grant->number, grant->prot) < 0)
+			return dune_fail(EMFILE, "the policy has more than %d descriptors", COMPARTMENT_FILES);
 		open_file_get(file);
 	}
 	return 0;
-}
-
-_Static_assert((int)POLICY_FILES < (int)COMPARTMENT_FILES, "a policy's files fit");
-
-static void close_files(struct compartment *compartment)
-{
-	descriptor_close_all(compartment);
-	for (unsigned i = 0; i < compartment->policy.paths; i++) {
-		struct open_file *file = policy_open_file(compartment->policy.path[i].file);
-		if (file)
-			open_file_put(file);
-	}
 }
 
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function)
 {
 	uint64_t restored = 0;
 	memset(compartment, 0, sizeof *compartment);
-	compartment->policy = *policy;
+	compartment->policy = policy_get(policy);
 	compartment->heap_end = supervisor.snapshot.heap_end;
 	compartment->arena_end = supervisor.machine->window + SPACE_ARENA;
 	compartment->info.system_call = -1;
-	if (open_files(compartment) != 0) {
-		close_files(compartment);
-		return -1;
-	}
-	compartment->space = address_space_take(policy, function, &restored);
-	if (!compartment->space) {
-		close_files(compartment);
+	if (open_files(compartment) != 0 || !(compartment->space = address_space_take(policy, function, &restored))) {
+		int error = errno;
+		compartment_end(compartment);
+		errno = error;
 		return -1;
 	}
 	compartment->instance = supervisor_new_instance();
@@ -113,8 +88,11 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 
 void compartment_end(struct compartment *compartment)
 {
-	close_files(compartment);
+	descriptor_close_all(compartment);
 	if (compartment->space)
 		address_space_release(compartment->space);
 	compartment->space = NULL;
+	if (compartment->policy)
+		policy_put(compartment->policy);
+	compartment->policy = NULL;
 }

@@ -32,7 +32,7 @@ struct free_range {
 
 struct compartment {
 	struct address_space *space;
-	struct policy policy;
+	const struct policy *policy;                /* while the life lasts */
 	struct descriptor files[COMPARTMENT_FILES]; /* numbers are the compartment's own */
 	uint64_t heap_end, arena_end;
 	uint64_t tag_growth; /* bytes that tags grew by for it: within the same quota */
@@ -44,8 +44,9 @@ struct compartment {
 	struct sthread_info info;
 };
 
-/* Begins a life: takes an address space for the policy and the function it will run, and opens its files.  On failure nothing is held.
- * Errors: as address_space_take(); EBADF a file of the policy is gone. */
+/* Begins a life: takes an address space for the policy and the function it will run, and opens its files.  Takes a
+ * reference of its own to the policy, which policy_new() made.  On failure nothing is held.
+ * Errors: as address_space_take(); EBADF a file of the policy is gone; EMFILE it has too many. */
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function);
 /* Sets the registers for a call of function(first, second) from the trampoline. */
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);

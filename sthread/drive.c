@@ -216,7 +216,7 @@ static enum outcome handle(struct sthread *sthread, struct compartment *compartm
 
 static bool out_of_budget(struct compartment *compartment)
 {
-	if (compartment->run_nanoseconds <= compartment->policy.cpu_milliseconds * NANOSECONDS_PER_MILLISECOND)
+	if (compartment->run_nanoseconds <= compartment->policy->cpu_milliseconds * NANOSECONDS_PER_MILLISECOND)
 		return false;
 	compartment->info.end = STHREAD_OUT_OF_CPU;
 	return true;

@@ -58,6 +58,7 @@ void handle_end(struct handles *handles, int handle)
 	if (!slot)
 		return;
 	slot->object = NULL;
+	handles->ended++;
 	slot->generation = (slot->generation + 1) & GENERATION_MASK;
 	if (!slot->generation)
 		slot->generation = 1;

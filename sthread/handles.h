@@ -17,6 +17,7 @@ struct handle_slot {
 struct handles {
 	struct handle_slot *slots;
 	uint32_t count, room, free_list;
+	uint64_t ended; /* handles ended so far: while it does not change, what existed exists */
 };
 
 /* Returns a handle (>= 0) for object; -1 with ENFILE or ENOMEM. */

@@ -14,9 +14,15 @@
 
 #include "supervisor.h"
 
-static struct policy *words(sc_t *sc)
+static struct policy_words *words(sc_t *sc)
 {
-	return (struct policy *)(void *)sc->opaque;
+	return (struct policy_words *)(void *)sc->opaque;
+}
+
+static bool is_policy(const struct policy *head)
+{
+	return head->magic == POLICY_MAGIC && head->tags <= POLICY_TAGS && head->files <= POLICY_FILES &&
+	       head->paths <= POLICY_PATHS && head->gates <= POLICY_GATES;
 }
 
 /* Remembers the first failure of a policy. */
@@ -34,11 +40,11 @@ static struct policy *editable(sc_t *sc)
 		errno = EPERM;
 		return NULL;
 	}
-	if (!sc || words(sc)->magic != POLICY_MAGIC) {
+	if (!sc || !is_policy(&words(sc)->head)) {
 		dune_fail(EINVAL, "not a policy: call sc_init() first");
 		return NULL;
 	}
-	return words(sc);
+	return &words(sc)->head;
 }
 
 void sc_init(sc_t *sc)
@@ -46,7 +52,7 @@ void sc_init(sc_t *sc)
 	if (!sc)
 		return;
 	memset(sc, 0, sizeof *sc);
-	words(sc)->magic = POLICY_MAGIC;
+	words(sc)->head.magic = POLICY_MAGIC;
 }
 
 /* ---- open files ------------------------------------------------------------------------------------ */
@@ -100,24 +106,28 @@ struct open_file *policy_open_file(int handle)
 	return handle_get(&files, handle);
 }
 
-static void visit_files(struct policy *policy, void (*visit)(struct open_file *))
+static void visit(const struct policy_file *list, unsigned count, void (*action)(struct open_file *))
 {
-	for (unsigned i = 0; i < policy->files + policy->paths; i++) {
-		const struct policy_file *named =
-			i < policy->files ? &policy->file[i] : &policy->path[i - policy->files];
-		struct open_file *file = policy_open_file(named->file);
+	for (unsigned i = 0; i < count; i++) {
+		struct open_file *file = policy_open_file(list[i].file);
 		if (file)
-			visit(file);
+			action(file);
 	}
+}
+
+static void visit_files(sc_t *sc, void (*action)(struct open_file *))
+{
+	const struct policy_words *policy = words(sc);
+	visit(policy->file, policy->head.files, action);
+	visit(policy->path, policy->head.paths, action);
 }
 
 void sc_destroy(sc_t *sc)
 {
-	struct policy *policy = editable(sc);
-	if (!policy)
+	if (!editable(sc))
 		return;
 	supervisor_lock();
-	visit_files(policy, open_file_put);
+	visit_files(sc, open_file_put);
 	supervisor_unlock();
 	sc_init(sc);
 }
@@ -130,7 +140,7 @@ int sc_copy(sc_t *to, const sc_t *from)
 		return dune_fail(EINVAL, "sc_copy() wants two policies");
 	memcpy(to, from, sizeof *to);
 	supervisor_lock();
-	visit_files(words(to), open_file_get);
+	visit_files(to, open_file_get);
 	supervisor_unlock();
 	return 0;
 }
@@ -154,14 +164,15 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	supervisor_unlock();
 	if (!exists)
 		return refuse(policy, EBADF, "no such tag");
+	struct policy_tag *list = words(sc)->tag;
 	for (unsigned i = 0; i < policy->tags; i++)
-		if (policy->tag[i].tag == tag) {
-			policy->tag[i].prot |= prot;
+		if (list[i].tag == tag) {
+			list[i].prot |= prot;
 			return 0;
 		}
 	if (policy->tags == POLICY_TAGS)
 		return refuse(policy, ENOSPC, "the policy holds no more tags");
-	policy->tag[policy->tags++] = (struct policy_tag){ .tag = tag, .prot = prot };
+	list[policy->tags++] = (struct policy_tag){ .tag = tag, .prot = prot };
 	return 0;
 }
 
@@ -201,15 +212,15 @@ int sc_fd_add(sc_t *sc, int fd, int prot)
 	if (!policy)
 		return -1;
 	for (unsigned i = 0; i < policy->files; i++)
-		if (policy->file[i].number == fd)
+		if (words(sc)->file[i].number == fd)
 			return refuse(policy, EINVAL, "the policy grants this descriptor already");
-	return add_file(policy, policy->file, &policy->files, POLICY_FILES, fd, prot, false);
+	return add_file(policy, words(sc)->file, &policy->files, POLICY_FILES, fd, prot, false);
 }
 
 int sc_path_add(sc_t *sc, int dirfd, int prot)
 {
 	struct policy *policy = editable(sc);
-	return policy ? add_file(policy, policy->path, &policy->paths, POLICY_PATHS, dirfd, prot, true) : -1;
+	return policy ? add_file(policy, words(sc)->path, &policy->paths, POLICY_PATHS, dirfd, prot, true) : -1;
 }
 
 static void allow(struct policy *policy, int number)
@@ -242,11 +253,13 @@ int sc_cgate_add(sc_t *sc, cgate_t gate)
 	supervisor_unlock();
 	if (!exists)
 		return refuse(policy, EBADF, "no such gate");
-	if (policy_allows_gate(policy, gate))
-		return 0;
+	cgate_t *list = words(sc)->gate;
+	for (unsigned i = 0; i < policy->gates; i++)
+		if (list[i] == gate)
+			return 0;
 	if (policy->gates == POLICY_GATES)
 		return refuse(policy, ENOSPC, "the policy holds no more gates");
-	policy->gate[policy->gates++] = gate;
+	list[policy->gates++] = gate;
 	return 0;
 }
 
@@ -316,51 +329,18 @@ int policy_read(const sc_t *sc, struct policy *policy)
 {
 	if (!sc)
 		return dune_fail(EINVAL, "no policy given");
-	memcpy(policy, sc, sizeof *policy);
-	if (policy->magic != POLICY_MAGIC || policy->tags > POLICY_TAGS || policy->files > POLICY_FILES ||
-	    policy->paths > POLICY_PATHS || policy->gates > POLICY_GATES)
+	struct policy_words *from = words((sc_t *)sc);
+	if (!is_policy(&from->head))
 		return dune_fail(EINVAL, "not a policy: call sc_init() first");
-	if (policy->error)
-		return dune_fail(policy->error, "a grant of this policy failed: %s", strerror(policy->error));
+	if (from->head.error)
+		return dune_fail(from->head.error, "a grant of this policy failed: %s", strerror(from->head.error));
+	*policy = from->head;
+	policy->tag = from->tag;
+	policy->file = from->file;
+	policy->path = from->path;
+	policy->gate = from->gate;
+	policy->index = NULL;
 	for (unsigned i = 0; i < policy_limit_count; i++)
 		set_limit(policy, &policy_limits[i], policy_limit_value(policy, &policy_limits[i]));
 	return 0;
-}
-
-bool policy_allows_call(const struct policy *policy, long number)
-{
-	return number >= 0 && number < POLICY_SYSTEM_CALLS && policy->system_calls[number / 64] >> number % 64 & 1;
-}
-
-bool policy_gates_exist(const struct policy *policy)
-{
-	for (unsigned i = 0; i < policy->gates; i++)
-		if (!supervisor_gate_exists(policy->gate[i]))
-			return false;
-	return true;
-}
-
-bool policy_allows_gate(const struct policy *policy, cgate_t gate)
-{
-	for (unsigned i = 0; i < policy->gates; i++)
-		if (policy->gate[i] == gate)
-			return true;
-	return false;
-}
-
-/* FNV-1a over the words that a shape consists of. */
-uint64_t policy_shape(const struct policy *policy)
-{
-	uint64_t hash = 0xcbf29ce484222325;
-	uint64_t prots = 0;
-	for (unsigned i = 0; i < policy->tags; i++)
-		prots = prots << 2 | (unsigned)policy->tag[i].prot;
-	for (unsigned i = 0; i < policy->files; i++)
-		prots = (prots << 2 ^ prots >> 31) | (unsigned)policy->file[i].prot;
-	const uint64_t parts[] = { policy->tags, policy->files, policy->paths, policy->gates, policy->flags, prots };
-	for (unsigned i = 0; i < sizeof parts / sizeof *parts; i++)
-		hash = (hash ^ parts[i]) * 0x100000001b3;
-	for (unsigned i = 0; i < POLICY_SYSTEM_CALLS / 64; i++)
-		hash = (hash ^ policy->system_calls[i]) * 0x100000001b3;
-	return hash;
 }

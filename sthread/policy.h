@@ -1,5 +1,5 @@
 /*
- * policy.h - the words inside an sc_t, and the open files it names.
+ * policy.h - policies: the words inside an sc_t, the form compartments hold them in, and the open files they name.
  */
 #ifndef STHREAD_POLICY_H
 #define STHREAD_POLICY_H
@@ -11,10 +11,12 @@
 #include "sthread.h"
 
 enum {
-	POLICY_TAGS = 24,
+	POLICY_TAGS = 24, /* in an sc_t; a frozen policy has more */
 	POLICY_FILES = 16,
 	POLICY_PATHS = 8,
 	POLICY_GATES = 16,
+	POLICY_TAGS_MAX = 4096, /* in any policy */
+	POLICY_GATES_MAX = 4096,
 	POLICY_SYSTEM_CALLS = 512,
 	POLICY_MAGIC = 0x5c01,
 	POLICY_CPU_MILLISECONDS = 10000,
@@ -31,20 +33,34 @@ struct policy_file {
 	int prot;
 };
 
+/*
+ * A policy.  In an sc_t, whose words may be copied like any others, the pointers are NULL and the lists follow
+ * (struct policy_words).  policy_read() makes a view of that.  Compartments hold policies made by policy_new(), which
+ * are counted and never change.
+ */
 struct policy {
 	uint32_t magic;
 	int32_t error; /* the first failure of an sc_*_add, as errno */
 	uint32_t flags;
 	uint32_t cpu_milliseconds;
 	uint64_t memory;
-	uint32_t tags, files, paths, gates;
+	uint32_t tags, files, paths, gates; /* how many */
+	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
+	struct policy_tag *tag;
+	struct policy_file *file, *path;
+	cgate_t *gate;
+	const struct policy_index *index; /* NULL: the lists are searched */
+};
+
+/* What an sc_t holds. */
+struct policy_words {
+	struct policy head;
 	struct policy_tag tag[POLICY_TAGS];
 	struct policy_file file[POLICY_FILES];
 	struct policy_file path[POLICY_PATHS];
 	cgate_t gate[POLICY_GATES];
-	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
 };
-_Static_assert(sizeof(struct policy) <= sizeof(sc_t), "a policy fits in an sc_t");
+_Static_assert(sizeof(struct policy_words) <= sizeof(sc_t), "a policy fits in an sc_t");
 
 /* The numeric limits of a policy.  A field of struct policy with a row in this table (policy.c) has its default, is
  * compared by the subset rule, and is described.  In an sc_t, 0 stands for the default. */
@@ -74,12 +90,40 @@ void open_file_get(struct open_file *file);
 /* Drops a reference; the last one closes. */
 void open_file_put(struct open_file *file);
 
-/* Reads a policy out of an sc_t.  Returns 0; -1 with EINVAL, or the policy's remembered failure. */
+/* Makes *policy a view of *sc, with limits that were not set replaced by their defaults.  Its lists are those in *sc:
+ * it is good for as long as *sc is left alone.  Returns 0; -1 with EINVAL, or the policy's remembered failure. */
 int policy_read(const sc_t *sc, struct policy *policy);
+
+/* ---- policies that compartments hold (policy_shared.c); caller holds the supervisor lock ------------ */
+
+enum policy_use {
+	POLICY_FOR_ONE_LIFE, /* keeps directories open; its files are opened by the life that begins with it */
+	POLICY_KEPT,         /* for many lives: keeps files open too, and finds tags and gates by an index */
+};
+/* Copies a policy, with one reference.  NULL with EINVAL, the remembered failure, EBADF a file has been released, or
+ * ENOMEM.  POLICY_FOR_ONE_LIFE allocates only when more of them are in use than ever before. */
+const struct policy *policy_new(const sc_t *sc, enum policy_use use);
+/* The same from a view. */
+const struct policy *policy_new_from(const struct policy *from, enum policy_use use);
+const struct policy *policy_get(const struct policy *policy);
+void policy_put(const struct policy *policy);
+/* What policies with the same structure have in common, whichever tags and files they name: the pool's key.
+ * Preconditions: made by policy_new(). */
+uint64_t policy_shape(const struct policy *policy);
+
+/* ---- what a policy says ----------------------------------------------------------------------------- */
+
 bool policy_allows_call(const struct policy *policy, long number);
-/* Whether the gates of the policy are still there.  Caller holds the supervisor lock. */
+/* Whether the gates of the policy, made by policy_new(), are still there.  They are looked up again only after some
+ * gate has been destroyed.  Caller holds the supervisor lock. */
 bool policy_gates_exist(const struct policy *policy);
 bool policy_allows_gate(const struct policy *policy, cgate_t gate);
+/* The place of a tag in the policy's list, or -1. */
+int policy_find_tag(const struct policy *policy, tag_t tag);
+/* The rights that the policy grants on a tag; 0 if it does not name it. */
+int policy_tag_rights(const struct policy *policy, tag_t tag);
+/* Whether a life with this policy, made by policy_new(), can write to any file. */
+bool policy_writes_files(const struct policy *policy);
 
 /*
  * Rights only shrink: whether child grants nothing that parent does not.  Returns 0; or -1 with EPERM, and
@@ -94,8 +138,5 @@ bool policy_allows_gate(const struct policy *policy, cgate_t gate);
  * Caller holds the supervisor lock.
  */
 int policy_check_subset(const struct policy *child, const struct policy *parent);
-
-/* What policies with the same structure have in common, whichever tags and files they name: the pool's key. */
-uint64_t policy_shape(const struct policy *policy);
 
 #endif

@@ -81,10 +81,7 @@ static int rights_on(const struct policy_file *list, unsigned count, const struc
 static int check_tags(const struct policy *child, const struct policy *parent)
 {
 	for (unsigned i = 0; i < child->tags; i++) {
-		int rights = 0;
-		for (unsigned j = 0; j < parent->tags; j++)
-			if (parent->tag[j].tag == child->tag[i].tag)
-				rights = authority(parent->tag[j].prot);
+		int rights = authority(policy_tag_rights(parent, child->tag[i].tag));
 		if (!(rights & PROT_READ))
 			return lacks("does not grant tag %d", child->tag[i].tag);
 		if (authority(child->tag[i].prot) & ~rights)

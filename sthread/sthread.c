@@ -20,14 +20,6 @@ static struct sthread *enter(sthread_t handle)
 	return NULL;
 }
 
-static bool can_write_files(const struct policy *policy)
-{
-	for (unsigned i = 0; i < policy->files; i++)
-		if (policy->file[i].prot & PROT_WRITE)
-			return true;
-	return false;
-}
-
 static void drive(struct sthread *sthread)
 {
 	sthread->busy = true;
@@ -35,42 +27,54 @@ static void drive(struct sthread *sthread)
 	sthread->busy = false;
 }
 
-int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
+/* Creates an sthread with a policy that the caller holds.  Caller holds the lock. */
+static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *arg)
 {
-	struct policy policy;
-	if (supervisor_enter() != 0)
-		return -1;
-	if (!st || !cb)
-		return dune_fail(EINVAL, "sthread_create() wants a place for the handle and a body");
-	if (policy_read(sc, &policy) != 0)
-		return -1;
-	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, (uint64_t)cb);
-	if (!text || !text->execute)
-		return dune_fail(EINVAL, "the body was not loaded when sthread_init() was called");
 	struct sthread *sthread = calloc(1, sizeof *sthread);
 	if (!sthread)
 		return dune_fail(ENOMEM, "out of memory");
-	supervisor_lock();
-	int result = -1;
-	if (!policy_gates_exist(&policy)) {
+	if (!policy_gates_exist(policy)) {
 		dune_fail(EBADF, "the policy names a gate that is gone");
 	} else if (!dune_vcpu_get(supervisor.machine)) {
 		dune_fail(EAGAIN, "no virtual CPU for this thread");
 	} else if ((sthread->handle = handle_new(&supervisor.sthreads, sthread)) < 0) {
 		dune_fail(errno == ENFILE ? EAGAIN : ENOMEM, errno == ENFILE ? "too many sthreads" : "out of memory");
-	} else if (compartment_begin(&sthread->own, &policy, (uint64_t)cb) != 0) {
+	} else if (compartment_begin(&sthread->own, policy, (uint64_t)cb) != 0) {
 		int error = errno;
 		handle_end(&supervisor.sthreads, sthread->handle);
 		errno = error;
 	} else {
-		compartment_call(&sthread->own, (uint64_t)cb, (uint64_t)arg, 0, can_write_files(&policy));
+		compartment_call(&sthread->own, (uint64_t)cb, (uint64_t)arg, 0, policy_writes_files(policy));
 		*st = sthread->handle;
 		drive(sthread);
-		result = 0;
+		return 0;
 	}
+	free(sthread);
+	return -1;
+}
+
+static int check_create(const sthread_t *st, stcb_t cb)
+{
+	if (supervisor_enter() != 0)
+		return -1;
+	if (!st || !cb)
+		return dune_fail(EINVAL, "sthread_create() wants a place for the handle and a body");
+	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, (uint64_t)cb);
+	if (!text || !text->execute)
+		return dune_fail(EINVAL, "the body was not loaded when sthread_init() was called");
+	return 0;
+}
+
+int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
+{
+	if (check_create(st, cb) != 0)
+		return -1;
+	supervisor_lock();
+	const struct policy *policy = policy_new(sc, POLICY_FOR_ONE_LIFE);
+	int result = policy ? create(st, policy, cb, arg) : -1;
+	if (policy)
+		policy_put(policy);
 	supervisor_unlock();
-	if (result != 0)
-		free(sthread);
 	return result;
 }
 

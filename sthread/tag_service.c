@@ -8,16 +8,13 @@
 
 static bool holds_for_writing(const struct compartment *compartment, tag_t tag)
 {
-	for (unsigned i = 0; i < compartment->policy.tags; i++)
-		if (compartment->policy.tag[i].tag == tag && compartment->policy.tag[i].prot & PROT_WRITE)
-			return true;
-	return false;
+	return policy_tag_rights(compartment->policy, tag) & PROT_WRITE;
 }
 
 /* What tags may still grow by for it: within the quota of its memory. */
 static uint64_t may_grow(const struct compartment *compartment)
 {
-	uint64_t quota = compartment->policy.memory;
+	uint64_t quota = compartment->policy->memory;
 	return compartment->tag_growth < quota ? quota - compartment->tag_growth : 0;
 }
 

@@ -303,9 +303,8 @@ static void recursion(void)
 
 	ASSERT_EQUAL(cgate_call(self, NULL, &result), 0);
 	ASSERT_EQUAL(result, EPERM);
-	struct policy *policy = &gate->instance[0].compartment.policy;
-
-	policy->gate[policy->gates++] = self;
+	sc_cgate_add(&sc, self);
+	gate->instance[0].compartment.policy = policy_new(&sc, POLICY_KEPT); /* as no interface would let it */
 	ASSERT_EQUAL(cgate_call(self, NULL, &result), 0);
 	ASSERT_EQUAL(result, ELOOP);
 }

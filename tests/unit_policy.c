@@ -34,11 +34,11 @@ static uint64_t random_next(void)
 /* Objects that exist for policies, without a machine. */
 static void make_objects(void)
 {
-	static int object;
+	static uint64_t object[512]; /* zeros: alive */
 	for (int i = 0; i < TAGS; i++)
-		tags[i] = handle_new(&supervisor.tags, &object);
+		tags[i] = handle_new(&supervisor.tags, object);
 	for (int i = 0; i < GATES; i++)
-		gates[i] = handle_new(&supervisor.gates, &object);
+		gates[i] = handle_new(&supervisor.gates, object);
 	for (int i = 0; i < FILES; i++)
 		files[i] = open("/dev/null", O_RDWR);
 	directories[0] = open("/", O_RDONLY | O_DIRECTORY);

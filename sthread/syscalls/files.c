@@ -60,7 +60,7 @@ static const char *below(const struct open_file *directory, const char *path)
 static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t mode)
 {
 	struct compartment *compartment = call->compartment;
-	const struct policy *policy = &compartment->policy;
+	const struct policy *policy = compartment->policy;
 	char path[PATH_ROOM];
 	long error = -EACCES;
 	const uint64_t known = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_CLOEXEC |

@@ -22,7 +22,7 @@ long serve_brk(struct call *call)
 	uint64_t wanted = call->argument[0], base = supervisor.snapshot.heap_end;
 	uint64_t end = round_up(wanted);
 	/* What lies above the heap in the snapshot stays where it is. */
-	if (wanted >= base && end - base <= compartment->policy.memory && end <= supervisor.snapshot.heap_limit) {
+	if (wanted >= base && end - base <= compartment->policy->memory && end <= supervisor.snapshot.heap_limit) {
 		if (end < compartment->heap_end)
 			address_space_clear(compartment->space, end, compartment->heap_end);
 		compartment->heap_end = end;
@@ -60,14 +60,14 @@ long serve_mmap(struct call *call)
 		return -EPERM;
 	if (!(flags & MAP_ANONYMOUS) && !(file = descriptor_get(compartment, (int)call->argument[4], PROT_READ)))
 		return -EBADF;
-	if (size > compartment->policy.memory || (file && size > FILE_COPY_MAX))
+	if (size > compartment->policy->memory || (file && size > FILE_COPY_MAX))
 		return -ENOMEM;
 	if (!take_free_range(compartment, size, &start)) {
 		start = compartment->arena_end;
 		/* Addresses are limited as well: page tables for them are never given back. */
 		uint64_t used = start - supervisor.machine->window - SPACE_ARENA;
 		if (start + size > supervisor.machine->window + SPACE_ARENA_END ||
-		    (used + size) / ARENA_PER_QUOTA > compartment->policy.memory)
+		    (used + size) / ARENA_PER_QUOTA > compartment->policy->memory)
 			return -ENOMEM;
 		compartment->arena_end += size;
 		call->bounds = compartment_bounds(compartment);

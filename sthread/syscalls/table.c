@@ -86,7 +86,7 @@ static bool refuse(struct compartment *compartment, long number, long error)
 	compartment->info.system_call = (int)number;
 	compartment->info.calls_denied++;
 	supervisor.statistics.calls_denied++;
-	if (!(compartment->policy.flags & SC_KILL) || error == -EBADF)
+	if (!(compartment->policy->flags & SC_KILL) || error == -EBADF)
 		return false;
 	compartment->info.end = STHREAD_DENIED;
 	return true;
@@ -94,7 +94,7 @@ static bool refuse(struct compartment *compartment, long number, long error)
 
 long call_granted(struct call *call)
 {
-	if (policy_allows_call(&call->compartment->policy, call->number))
+	if (policy_allows_call(call->compartment->policy, call->number))
 		return 0;
 	call->refused = true;
 	return -EPERM;
