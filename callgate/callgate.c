@@ -139,7 +139,6 @@ static int begin_call(struct gate_instance *instance, uint64_t argument)
 	instance->alive = true;
 	instance->failed = false;
 	instance->is_message = false;
-	compartment->run_nanoseconds = 0;
 	compartment_call(compartment, (uint64_t)gate->entry, argument, (uint64_t)gate->trusted,
 			 policy_writes_files(gate->policy));
 	return 0;
@@ -297,7 +296,8 @@ int gate_finish(struct sthread *sthread, struct compartment *caller, bool return
 	struct gate_instance *instance = sthread->gates[--sthread->depth];
 	const struct compartment *compartment = &instance->compartment;
 	/* Why is for the owner of the gate; its caller learns whether to try again makes sense. */
-	int error = compartment->info.end == STHREAD_OUT_OF_CPU ? ETIMEDOUT : ECANCELED;
+	enum sthread_end end = compartment->info.end;
+	int error = end == STHREAD_OUT_OF_CPU || end == STHREAD_OUT_OF_TIME ? ETIMEDOUT : ECANCELED;
 	if (returned) {
 		sthread->result = compartment->space->context.regs.rdi;
 		error = caller ? deliver(instance, caller, sthread->result) : 0;

@@ -47,6 +47,7 @@ struct memory_bounds {
 	uint64_t arena_end;     /* [window + SPACE_ARENA, arena_end) is private */
 	uint64_t quota;         /* bytes */
 	uint64_t *pages_copied; /* counter */
+	bool *out_of_memory;    /* set when it would have the page, but for the quota or for want of memory */
 };
 
 /* Takes an idle address space that has served this policy's shape and function before, or makes one with private

@@ -19,7 +19,24 @@ static bool within_quota(const struct address_space *space, const struct memory_
 {
 	/* Its own: not what the address space had when the life began. */
 	size_t pages = space->page_count - space->learned + space->table_pages - space->tables_before;
-	return (pages + 1) * DUNE_PAGE_SIZE <= bounds->quota;
+	if ((pages + 1) * DUNE_PAGE_SIZE <= bounds->quota)
+		return true;
+	*bounds->out_of_memory = true;
+	return false;
+}
+
+/* A private page that the compartment may have; counts it. */
+static int give_page(struct address_space *space, const struct memory_bounds *bounds, uint64_t page, uint64_t origin,
+		     bool answering)
+{
+	if (!within_quota(space, bounds))
+		return -1;
+	if (space_make_private(space, page, origin, answering) != 0) {
+		*bounds->out_of_memory = errno == ENOMEM;
+		return -1;
+	}
+	++*bounds->pages_copied;
+	return 0;
 }
 
 /* True for addresses whose pages are private and start as zeros. */
@@ -35,12 +52,8 @@ static bool is_growth(const struct memory_bounds *bounds, uint64_t address)
 /* Fills in a not-present entry, if there is to be a page.  Returns -1 if not. */
 static int bring_in(struct address_space *space, const struct memory_bounds *bounds, uint64_t page)
 {
-	if (is_growth(bounds, page)) {
-		if (!within_quota(space, bounds) || space_make_private(space, page, 0, false) != 0)
-			return -1;
-		++*bounds->pages_copied;
-		return 0;
-	}
+	if (is_growth(bounds, page))
+		return give_page(space, bounds, page, 0, false);
 	const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, page);
 	if (region) {
 		uint64_t end = page + FILL_AROUND * DUNE_PAGE_SIZE < region->end ? page + FILL_AROUND * DUNE_PAGE_SIZE :
@@ -78,10 +91,9 @@ static uint64_t *reach(struct address_space *space, const struct memory_bounds *
 	if (!entry || !(*entry & DUNE_PTE_USER))
 		return NULL;
 	if (write && !(*entry & DUNE_PTE_WRITE)) {
-		if (!(*entry & DUNE_PTE_COPY_ON_WRITE) || !within_quota(space, bounds) ||
-		    space_make_private(space, page, *entry & DUNE_PTE_FRAME, answering) != 0)
+		if (!(*entry & DUNE_PTE_COPY_ON_WRITE) ||
+		    give_page(space, bounds, page, *entry & DUNE_PTE_FRAME, answering) != 0)
 			return NULL;
-		++*bounds->pages_copied;
 		entry = space_entry(space, page);
 	}
 	return entry;

@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "budget.h"
+#include "slice.h"
+
 /* Runs in ring 3 at the end of a body that could write to a file: what stdio still holds goes out. */
 static void flush_stdio(void)
 {
@@ -17,13 +20,13 @@ struct memory_bounds compartment_bounds(struct compartment *compartment)
 	return (struct memory_bounds){ .heap_end = compartment->heap_end,
 				       .arena_end = compartment->arena_end,
 				       .quota = compartment->policy->memory,
-				       .pages_copied = &compartment->info.pages_copied };
+				       .pages_copied = &compartment->info.pages_copied,
+				       .out_of_memory = &compartment->out_of_memory };
 }
 
 uint64_t compartment_time_left(const struct compartment *compartment)
 {
-	uint64_t budget = compartment->policy->cpu_milliseconds * (uint64_t)1000 * 1000;
-	return budget > compartment->run_nanoseconds ? budget - compartment->run_nanoseconds : 0;
+	return budget_left(compartment, slice_clock(), UINT64_MAX);
 }
 
 static int open_files(struct compartment *compartment)
@@ -84,6 +87,7 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 	};
 	context->fs_base = supervisor.snapshot.thread_pointer;
 	context->gs_base = 0;
+	budget_begin(compartment);
 }
 
 void compartment_end(struct compartment *compartment)

@@ -40,7 +40,11 @@ struct compartment {
 	unsigned free_range_count;
 	struct pending_call pending;
 	uint64_t instance;
-	uint64_t run_nanoseconds; /* of this life, or of this call of a gate */
+	/* What this life, or this call of a gate, has used up: see budget.h. */
+	uint64_t run_nanoseconds;
+	uint64_t calls;
+	uint64_t deadline; /* when its wall budget is spent, by slice_clock(); 0: it has none */
+	bool out_of_memory;
 	struct sthread_info info;
 };
 
@@ -53,7 +57,7 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 /* Ends a life: closes its files, gives the address space back. */
 void compartment_end(struct compartment *compartment);
 struct memory_bounds compartment_bounds(struct compartment *compartment);
-/* Nanoseconds that are left of its budget. */
+/* Nanoseconds that are left of its budgets of time. */
 uint64_t compartment_time_left(const struct compartment *compartment);
 
 /* Opens file under a number; number -1: the lowest free one.  Returns the number, or -1 with EMFILE.  Takes over the
@@ -95,7 +99,8 @@ struct sthread {
 	struct gate_instance *gates[CGATE_DEPTH_MAX]; /* the gates it is in, innermost last */
 	unsigned depth;
 	enum sthread_state state;
-	bool busy; /* a thread is driving it */
+	bool busy; /* a thread is driving it: */
+	pthread_t driver;
 	bool killed;
 	bool retry;          /* the call in its registers is to be served again */
 	bool waits_for_step; /* parked by sthread_park() */

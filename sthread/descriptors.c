@@ -11,8 +11,22 @@ static struct descriptor *find(struct compartment *compartment, long number)
 	return NULL;
 }
 
+/* Granted ones have their numbers, and are not refused. */
+static bool has_room(const struct compartment *compartment)
+{
+	unsigned held = 0;
+	for (unsigned i = 0; i < COMPARTMENT_FILES; i++)
+		held += compartment->files[i].file != NULL;
+	return held < compartment->policy->descriptors;
+}
+_Static_assert((int)POLICY_DESCRIPTORS == (int)COMPARTMENT_FILES, "by default the table is the limit");
+
 int descriptor_add(struct compartment *compartment, struct open_file *file, int number, int prot)
 {
+	if (number < 0 && !has_room(compartment)) {
+		errno = EMFILE;
+		return -1;
+	}
 	for (unsigned i = 0; i < COMPARTMENT_FILES; i++) {
 		struct descriptor *free = &compartment->files[i];
 		if (free->file)

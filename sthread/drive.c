@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "budget.h"
 #include "gate.h"
 #include "slice.h"
 #include "tag.h"
@@ -30,8 +31,7 @@ static uint64_t run(struct compartment *compartment, struct dune_vcpu *vcpu, str
 	supervisor_lock();
 	space->running_on = NULL;
 	pthread_cond_broadcast(&supervisor.changed);
-	compartment->run_nanoseconds += spent;
-	compartment->info.run_nanoseconds += spent;
+	budget_charge(compartment, spent);
 	compartment->info.exits += vcpu->exits - exits;
 	return ended;
 }
@@ -86,7 +86,6 @@ enum outcome {
 static enum outcome serve_library(struct sthread *sthread, struct compartment *compartment)
 {
 	const struct kvm_regs *regs = &compartment->space->context.regs;
-	uint64_t began;
 	int error;
 	switch (regs->rax) {
 	case SERVICE_RETURN:
@@ -111,9 +110,7 @@ static enum outcome serve_library(struct sthread *sthread, struct compartment *c
 	case SERVICE_ALLOCATE:
 	case SERVICE_REALLOCATE:
 	case SERVICE_FREE:
-		began = slice_clock();
 		answer_service(compartment, tag_service(compartment), false);
-		compartment->run_nanoseconds += slice_clock() - began;
 		break;
 	default:
 		answer_service(compartment, -ENOSYS, false);
@@ -134,7 +131,7 @@ static enum outcome serve_exception(struct compartment *compartment, const struc
 	if (exit->vector == VECTOR_PAGE_FAULT && !exit->from_monitor &&
 	    address_space_fault(compartment->space, &bounds, exit->address, exit->error_code) == 0)
 		return GO_ON;
-	compartment->info.end = STHREAD_FAULTED;
+	compartment->info.end = compartment->out_of_memory ? STHREAD_OUT_OF_MEMORY : STHREAD_FAULTED;
 	compartment->info.vector = exit->vector;
 	compartment->info.error_code = exit->error_code;
 	compartment->info.address = exit->address;
@@ -142,16 +139,13 @@ static enum outcome serve_exception(struct compartment *compartment, const struc
 	return ENDED;
 }
 
-/* A gate never parks: its caller waits with it, no longer than the gate's budget, and in steps: it may be killed. */
+/* A gate never parks: its caller waits with it, no longer than the gate's budgets, and in steps: it may be killed. */
 static enum outcome wait_in_gate(struct compartment *compartment, const struct wait *wait)
 {
-	uint64_t left = compartment_time_left(compartment);
+	uint64_t patience = budget_left(compartment, slice_clock(), KILL_NOTICED_NANOSECONDS);
 	supervisor_unlock();
-	uint64_t began = slice_clock();
-	wait_poll(wait, left < KILL_NOTICED_NANOSECONDS ? left : KILL_NOTICED_NANOSECONDS);
-	uint64_t spent = slice_clock() - began;
+	wait_poll(wait, patience);
 	supervisor_lock();
-	compartment->run_nanoseconds += spent;
 	return GO_ON;
 }
 
@@ -166,9 +160,7 @@ static enum outcome serve_call(struct sthread *sthread, struct compartment *comp
 		compartment->info.instruction = resume;
 		return ENDED;
 	}
-	uint64_t began = slice_clock();
 	enum served served = system_call_serve(compartment, &wait);
-	compartment->run_nanoseconds += slice_clock() - began; /* long work done for it is its own */
 	switch (served) {
 	case SERVED:
 		return GO_ON;
@@ -194,13 +186,16 @@ static enum outcome serve_call(struct sthread *sthread, struct compartment *comp
 	return STOP;
 }
 
+/* again: a call that would have blocked is made again. */
 static enum outcome handle(struct sthread *sthread, struct compartment *compartment, struct dune_vcpu *vcpu,
-			   const struct dune_exit *exit)
+			   const struct dune_exit *exit, bool again)
 {
 	switch (exit->kind) {
 	case DUNE_EXIT_SYSTEM_CALL:
-		return serve_call(sthread, compartment, vcpu);
+		return again || budget_count_call(compartment) ? serve_call(sthread, compartment, vcpu) : ENDED;
 	case DUNE_EXIT_SERVICE:
+		if (compartment->space->context.regs.rax != SERVICE_RETURN && !budget_count_call(compartment))
+			return ENDED;
 		return serve_library(sthread, compartment);
 	case DUNE_EXIT_EXCEPTION:
 		return serve_exception(compartment, exit);
@@ -212,14 +207,6 @@ static enum outcome handle(struct sthread *sthread, struct compartment *compartm
 		compartment->info.system_call = (int)exit->reason;
 		return ENDED;
 	}
-}
-
-static bool out_of_budget(struct compartment *compartment)
-{
-	if (compartment->run_nanoseconds <= compartment->policy->cpu_milliseconds * NANOSECONDS_PER_MILLISECOND)
-		return false;
-	compartment->info.end = STHREAD_OUT_OF_CPU;
-	return true;
 }
 
 void sthread_drive(struct sthread *sthread)
@@ -235,7 +222,10 @@ void sthread_drive(struct sthread *sthread)
 		if (sthread->killed) {
 			compartment->info.end = STHREAD_KILLED;
 			outcome = ENDED;
-		} else if (!vcpu || slice_arm(time) != 0) {
+		} else if (budget_spent(compartment, time)) {
+			outcome = ENDED;
+		} else if (!vcpu || (!sthread->retry &&
+				     slice_arm(time, budget_left(compartment, time, SLICE_NANOSECONDS)) != 0)) {
 			compartment->info.end = STHREAD_HOST_FAILURE;
 			outcome = ENDED;
 		} else if (!sthread->depth && time - began >= SLICE_NANOSECONDS) {
@@ -245,18 +235,15 @@ void sthread_drive(struct sthread *sthread)
 			compartment->info.end = STHREAD_HOST_FAILURE;
 			outcome = ENDED;
 		} else {
-			if (sthread->retry)
-				sthread->retry = false;
-			else
+			bool again = sthread->retry;
+			sthread->retry = false;
+			if (!again)
 				time = run(compartment, vcpu, &exit);
-			uint64_t served = time;
-			uint64_t charged = compartment->run_nanoseconds;
-			outcome = handle(sthread, compartment, vcpu, &exit);
-			/* The time its calls take is its own as well; what handle() charged is not charged twice. */
-			uint64_t spent = slice_clock() - served, already = compartment->run_nanoseconds - charged;
-			compartment->run_nanoseconds += spent > already ? spent - already : 0;
+			outcome = handle(sthread, compartment, vcpu, &exit, again);
+			/* The time that its calls take, waiting included, is its own as well. */
+			budget_charge(compartment, slice_clock() - time);
 		}
-		if (outcome != RETURNED && outcome != ENDED && out_of_budget(compartment))
+		if (outcome == STOP && budget_spent(compartment, slice_clock()))
 			outcome = ENDED;
 		if (outcome == STOP) {
 			sthread->state = STHREAD_PARKED;

@@ -283,6 +283,33 @@ int sc_cpu_budget(sc_t *sc, unsigned milliseconds)
 	return 0;
 }
 
+int sc_wall_budget(sc_t *sc, unsigned milliseconds)
+{
+	struct policy *policy = editable(sc);
+	if (!policy)
+		return -1;
+	policy->wall_milliseconds = milliseconds;
+	return 0;
+}
+
+int sc_call_budget(sc_t *sc, uint64_t calls)
+{
+	struct policy *policy = editable(sc);
+	if (!policy)
+		return -1;
+	policy->calls = calls;
+	return 0;
+}
+
+int sc_descriptor_limit(sc_t *sc, unsigned count)
+{
+	struct policy *policy = editable(sc);
+	if (!policy)
+		return -1;
+	policy->descriptors = count;
+	return 0;
+}
+
 int sc_memory_quota(sc_t *sc, size_t bytes)
 {
 	struct policy *policy = editable(sc);
@@ -297,6 +324,9 @@ int sc_memory_quota(sc_t *sc, size_t bytes)
 #define LIMIT(field) offsetof(struct policy, field), sizeof((struct policy *)0)->field
 const struct policy_limit policy_limits[] = {
 	{ "processor time", "ms", LIMIT(cpu_milliseconds), POLICY_CPU_MILLISECONDS },
+	{ "wall time", "ms", LIMIT(wall_milliseconds), POLICY_NO_LIMIT },
+	{ "call budget", "calls", LIMIT(calls), POLICY_NO_LIMIT_WIDE },
+	{ "descriptor limit", "descriptors", LIMIT(descriptors), POLICY_DESCRIPTORS },
 	{ "memory quota", "bytes", LIMIT(memory), POLICY_MEMORY },
 };
 const unsigned policy_limit_count = sizeof policy_limits / sizeof *policy_limits;

@@ -21,7 +21,10 @@ enum {
 	POLICY_MAGIC = 0x5c01,
 	POLICY_CPU_MILLISECONDS = 10000,
 	POLICY_MEMORY = 256 << 20,
+	POLICY_DESCRIPTORS = 64,
 };
+#define POLICY_NO_LIMIT UINT32_MAX
+#define POLICY_NO_LIMIT_WIDE UINT64_MAX
 
 struct policy_tag {
 	tag_t tag;
@@ -44,6 +47,9 @@ struct policy {
 	uint32_t flags;
 	uint32_t cpu_milliseconds;
 	uint64_t memory;
+	uint64_t calls;
+	uint32_t wall_milliseconds;
+	uint32_t descriptors;               /* at a time */
 	uint32_t tags, files, paths, gates; /* how many */
 	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
 	struct policy_tag *tag;

@@ -12,6 +12,9 @@
 
 #include "supervisor.h"
 
+/* How late a kick may be. */
+#define LATE_NANOSECONDS ((uint64_t)100 * 1000)
+
 uint64_t slice_clock(void)
 {
 	struct timespec time;
@@ -44,11 +47,13 @@ static void make_key(void)
 	pthread_key_create(&thread_end, delete_timer);
 }
 
-int slice_arm(uint64_t time)
+int slice_arm(uint64_t time, uint64_t within)
 {
-	if (slice.made && slice.process == supervisor.process && slice.due > time + SLICE_NANOSECONDS / 2)
+	bool usable = slice.made && slice.process == supervisor.process;
+	/* Late enough that it is worth its signal, and in time. */
+	if (usable && slice.due > time + within / 2 && slice.due <= time + within + LATE_NANOSECONDS)
 		return 0;
-	if (!slice.made || slice.process != supervisor.process) {
+	if (!usable) {
 		struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = dune_kick_signal() };
 		event._sigev_un._tid = gettid();
 		if (timer_create(CLOCK_MONOTONIC, &event, &slice.timer) != 0)
@@ -63,8 +68,9 @@ int slice_arm(uint64_t time)
 	sigemptyset(&kick);
 	sigaddset(&kick, dune_kick_signal());
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
-	struct itimerspec due = { .it_value = { .tv_nsec = SLICE_NANOSECONDS } };
+	/* What is left of a budget ends just before the kick, not just after. */
+	struct itimerspec due = { .it_value = { .tv_nsec = (long)(within + LATE_NANOSECONDS / 2) } };
 	timer_settime(slice.timer, 0, &due, NULL);
-	slice.due = time + SLICE_NANOSECONDS;
+	slice.due = time + within + LATE_NANOSECONDS / 2;
 	return 0;
 }

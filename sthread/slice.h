@@ -12,8 +12,9 @@
 /* The monotonic clock, in nanoseconds. */
 uint64_t slice_clock(void);
 
-/* Sees to it that the calling thread is kicked within a slice of `time`, which is now.  Errors: those of
- * timer_create(2). */
-int slice_arm(uint64_t time);
+/* Sees to it that the calling thread is kicked when `within` nanoseconds have passed since `time`, which is now, or
+ * somewhat earlier: whoever is kicked looks at the clock.  within: 1 to SLICE_NANOSECONDS.  Mostly no system call.
+ * Errors: those of timer_create(2). */
+int slice_arm(uint64_t time, uint64_t within);
 
 #endif

@@ -1,10 +1,13 @@
 /* sthread.c - sthreads: creating, stepping, killing, joining.  See sthread.h, compartment.h and drive.c. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "budget.h"
 #include "gate.h"
+#include "slice.h"
 
 /* Finds an sthread that no other thread drives.  On success the lock is held. */
 static struct sthread *enter(sthread_t handle)
@@ -20,9 +23,15 @@ static struct sthread *enter(sthread_t handle)
 	return NULL;
 }
 
-static void drive(struct sthread *sthread)
+static void occupy(struct sthread *sthread)
 {
 	sthread->busy = true;
+	sthread->driver = pthread_self();
+}
+
+static void drive(struct sthread *sthread)
+{
+	occupy(sthread);
 	sthread_drive(sthread);
 	sthread->busy = false;
 }
@@ -136,12 +145,13 @@ int sthread_kill(sthread_t st)
 	struct sthread *sthread = handle_get(&supervisor.sthreads, st);
 	if (sthread && sthread->state != STHREAD_ENDED) {
 		sthread->killed = true;
-		if (!sthread->busy)
-			drive(sthread);
-		else if (innermost_compartment(sthread)->space->running_on) /* the thread that drives it ends it */
-			dune_vcpu_kick(innermost_compartment(sthread)->space->running_on);
-		else
+		if (sthread->busy) {
+			/* The thread that drives it ends it: it runs, it waits in poll(), or it waits for a gate. */
+			pthread_kill(sthread->driver, dune_kick_signal());
 			gate_stop_waiting(sthread);
+		} else {
+			drive(sthread);
+		}
 	}
 	supervisor_unlock();
 	return sthread ? 0 : dune_fail(EBADF, "no such sthread");
@@ -163,18 +173,20 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 	struct sthread *sthread = enter(st);
 	if (!sthread)
 		return -1;
-	sthread->busy = true;
+	occupy(sthread);
 	while (sthread->state != STHREAD_ENDED) {
-		if (sthread->state == STHREAD_PARKED && sthread->waits_for_step) {
+		bool over = sthread->killed || budget_spent(&sthread->own, slice_clock());
+		if (!over && sthread->state == STHREAD_PARKED && sthread->waits_for_step) {
 			sthread->busy = false;
 			supervisor_unlock();
 			return dune_fail(EDEADLK, "the sthread waits for sthread_step()");
 		}
-		if (sthread->state == STHREAD_PARKED) {
+		if (!over && sthread->state == STHREAD_PARKED) {
+			uint64_t patience = budget_left(&sthread->own, slice_clock(), KILL_NOTICED_NANOSECONDS);
 			supervisor_unlock();
-			bool came = wait_poll(&sthread->wait, KILL_NOTICED_NANOSECONDS);
+			bool came = wait_poll(&sthread->wait, patience);
 			supervisor_lock();
-			if (!came && !sthread->killed)
+			if (!came)
 				continue;
 		}
 		sthread_drive(sthread);

@@ -86,7 +86,7 @@ struct life live_run_bare(stcb_t body, void *argument)
 static const char *how(const struct life *life, char *text, size_t room)
 {
 	static const char *const ends[] = { "returned",   "exited", "faulted",     "denied",
-					    "out of CPU", "killed", "host failure" };
+					    "out of CPU", "killed", "host failure", "out of memory", "out of time", "out of calls" };
 	const struct sthread_info *info = &life->info;
 
 	if (life->error && life->error != ECANCELED)

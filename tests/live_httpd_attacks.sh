@@ -176,7 +176,7 @@ try_isolated() {
 	echo "# after $((SECONDS - begin)) seconds"
 
 	request memory >memory
-	matches 'connection [0-9]+: request sthread ended: page fault at |^[0-9]+ MiB$' "$(cat memory)$(new_error)" 'one that takes all memory gets its share'
+	matches 'connection [0-9]+: request sthread ended: its memory is spent|^[0-9]+ MiB$' "$(cat memory)$(new_error)" 'one that takes all memory gets its share'
 	echo "# $(cat memory)"
 	[ "$(awk '/^VmRSS/ { print $2 }' /proc/$pid/status)" -lt 1000000 ]
 	verdict $? 'and no more'

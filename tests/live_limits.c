@@ -233,7 +233,7 @@ static void quota(void)
 		struct life life = live_run(&sc, bodies[i], shared);
 
 		/* It is told by mmap() or malloc(), or it ends. */
-		live_check((!life.error && life.value == (void *)1) || life.info.end == STHREAD_FAULTED, __FILE__,
+		live_check((!life.error && life.value == (void *)1) || life.info.end == STHREAD_OUT_OF_MEMORY, __FILE__,
 			   __LINE__, "body %d is stopped (end %d)", i, (int)life.info.end);
 		live_check(shared->count <= 16 * MIB / PAGE, __FILE__, __LINE__, "body %d touched %lu pages", i,
 			   shared->count);

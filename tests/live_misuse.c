@@ -84,6 +84,9 @@ static void *all_denied_inside(void *sthread)
 	DENIED(sc_flags_add(&sc, SC_KILL) == -1);
 	DENIED(sc_cpu_budget(&sc, 1) == -1);
 	DENIED(sc_memory_quota(&sc, 1) == -1);
+	DENIED(sc_wall_budget(&sc, 1) == -1);
+	DENIED(sc_call_budget(&sc, 1) == -1);
+	DENIED(sc_descriptor_limit(&sc, 1) == -1);
 	DENIED(sc_copy(&other, &sc) == -1);
 	DENIED(sc_is_subset(&sc, &sc) == -1);
 	DENIED(sc_equal(&sc, &sc) == -1);
@@ -226,6 +229,9 @@ static void bad_pointers(void)
 		ASSERT_ERROR(sc_flags_add(none[i], SC_KILL) == -1, EINVAL);
 		ASSERT_ERROR(sc_cpu_budget(none[i], 1) == -1, EINVAL);
 		ASSERT_ERROR(sc_memory_quota(none[i], 1) == -1, EINVAL);
+		ASSERT_ERROR(sc_wall_budget(none[i], 1) == -1, EINVAL);
+		ASSERT_ERROR(sc_call_budget(none[i], 1) == -1, EINVAL);
+		ASSERT_ERROR(sc_descriptor_limit(none[i], 1) == -1, EINVAL);
 		ASSERT_ERROR(sc_copy(&other, none[i]) == -1, EINVAL);
 		ASSERT_ERROR(cgate_create(gate_entry, none[i], NULL) == -1, EINVAL);
 	}

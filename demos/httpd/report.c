@@ -106,6 +106,15 @@ void report_end(const struct sthread_info *info, char *out, size_t room)
 	case STHREAD_OUT_OF_CPU:
 		(void)snprintf(out, room, "its processor time is spent");
 		break;
+	case STHREAD_OUT_OF_MEMORY:
+		(void)snprintf(out, room, "its memory is spent");
+		break;
+	case STHREAD_OUT_OF_TIME:
+		(void)snprintf(out, room, "its time is spent");
+		break;
+	case STHREAD_OUT_OF_CALLS:
+		(void)snprintf(out, room, "it made too many calls");
+		break;
 	case STHREAD_KILLED:
 		(void)snprintf(out, room, "it was ended from outside");
 		break;

@@ -94,10 +94,26 @@ enum {
 };
 /* Sets flags of the policy.  Errors: EINVAL unknown flag. */
 int sc_flags_add(sc_t *sc, unsigned flags);
-/* Sets how long the sthread may run on a processor in all; 0 restores the default of 10,000 milliseconds. */
+
+/* Budgets: what an sthread may use from its start to its end, or a gate in one call.  One that has used more ends
+ * (STHREAD_OUT_OF_...), sthreads that compute within 10 ms.  While an sthread is in a gate the gate's budgets hold,
+ * not its own.  The functions fail with EINVAL if *sc was not initialised, EPERM inside an sthread. */
+
+/* Sets how long the sthread may run on a processor in all; 0 restores the default of 10,000 milliseconds.  Counted is
+ * the time in it and in what is served for it, by the clock: a busy machine makes it no longer. */
 int sc_cpu_budget(sc_t *sc, unsigned milliseconds);
+/* Sets after how many milliseconds it ends, the time during which it is parked included; 0, the default: never.
+ * A parked one ends when sthread_step(), sthread_join() or an adaptor looks at it next; sthread_join() does so in time. */
+int sc_wall_budget(sc_t *sc, unsigned milliseconds);
+/* Sets how many calls it may make in all: system calls, granted or not, and calls of this library; 0, the default: no
+ * limit.  The call after these ends it. */
+int sc_call_budget(sc_t *sc, uint64_t calls);
+/* Sets how many descriptors it may hold at a time, granted ones included; 0 restores the default: 64.  What would open
+ * one more fails with EMFILE.  Granted ones are there even if they are more. */
+int sc_descriptor_limit(sc_t *sc, unsigned count);
 /* Sets how much private memory (copied pages, stack, heap growth, page tables) it may use; 0 restores the
- * default of 256 MiB. */
+ * default of 256 MiB.  mmap() and brk() fail beyond it; touching a page that is too much, itself or by a call that
+ * would store there, ends it. */
 int sc_memory_quota(sc_t *sc, size_t bytes);
 
 /* Says whether the policy *narrow grants nothing that *wide does not: 0 yes; -1 with EPERM no, and sthread_error()
@@ -130,6 +146,9 @@ enum sthread_end {
 	STHREAD_OUT_OF_CPU,   /* its budget of processor time is spent */
 	STHREAD_KILLED,       /* sthread_kill() */
 	STHREAD_HOST_FAILURE, /* the virtual processor could not go on: system_call holds the exit reason */
+	STHREAD_OUT_OF_MEMORY, /* its memory quota, or the memory for all sthreads, is spent */
+	STHREAD_OUT_OF_TIME,   /* its wall budget is spent */
+	STHREAD_OUT_OF_CALLS,  /* it has made the calls it may make */
 };
 
 struct sthread_info {
@@ -150,7 +169,7 @@ struct sthread_info {
 	uint64_t pages_copied;    /* snapshot pages copied on first write, and zeroed pages given */
 	uint64_t pages_restored;  /* pages put back to pristine when the address space was recycled for this life */
 	uint64_t parks;           /* times it was parked */
-	uint64_t run_nanoseconds; /* time spent running */
+	uint64_t run_nanoseconds; /* time spent running and being served: what sc_cpu_budget() limits */
 	int recycled;             /* 1: started in an address space that had served before */
 };
 
