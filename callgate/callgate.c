@@ -67,6 +67,17 @@ cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigne
 	return handle;
 }
 
+cgate_t cgate_create_frozen(cgate_fn entry, sc_frozen_t frozen, void *trusted, unsigned instances, unsigned flags)
+{
+	if (check_create(entry, instances, flags) != 0)
+		return -1;
+	supervisor_lock();
+	const struct policy *policy = policy_frozen(frozen);
+	cgate_t handle = policy ? create(entry, policy_get(policy), trusted, instances, flags) : -1;
+	supervisor_unlock();
+	return handle;
+}
+
 cgate_t cgate_create(cgate_fn entry, const sc_t *sc, void *trusted)
 {
 	return cgate_create_pool(entry, sc, trusted, 1, 0);

@@ -52,6 +52,10 @@ enum {
  */
 cgate_t cgate_create_pool(cgate_fn entry, const sc_t *sc, void *trusted, unsigned instances,
 			  unsigned flags) STHREAD_CHECKED;
+/* The same with a policy of sc_freeze(), which the gate keeps alive.  Errors: as cgate_create_pool(); EBADF no such
+ * policy. */
+cgate_t cgate_create_frozen(cgate_fn entry, sc_frozen_t frozen, void *trusted, unsigned instances,
+			    unsigned flags) STHREAD_CHECKED;
 /* Sets how long a call waits for an instance before it fails with EBUSY; 0: not at all.  Concerns calls that begin to
  * wait afterwards.  Errors: EBADF; EPERM.  Called from: host mode, any thread. */
 int cgate_wait_limit(cgate_t gate, unsigned milliseconds) STHREAD_CHECKED;

@@ -331,7 +331,8 @@ const struct policy_limit policy_limits[] = {
 };
 const unsigned policy_limit_count = sizeof policy_limits / sizeof *policy_limits;
 
-uint64_t policy_limit_value(const struct policy *policy, const struct policy_limit *limit)
+/* 0: not set. */
+static uint64_t limit_as_set(const struct policy *policy, const struct policy_limit *limit)
 {
 	uint32_t narrow = 0;
 	uint64_t wide = 0;
@@ -340,7 +341,13 @@ uint64_t policy_limit_value(const struct policy *policy, const struct policy_lim
 		memcpy(&narrow, field, sizeof narrow);
 	else
 		memcpy(&wide, field, sizeof wide);
-	return narrow ? narrow : wide ? wide : limit->fallback;
+	return narrow ? narrow : wide;
+}
+
+uint64_t policy_limit_value(const struct policy *policy, const struct policy_limit *limit)
+{
+	uint64_t value = limit_as_set(policy, limit);
+	return value ? value : limit->fallback;
 }
 
 static void set_limit(struct policy *policy, const struct policy_limit *limit, uint64_t value)
@@ -353,9 +360,24 @@ static void set_limit(struct policy *policy, const struct policy_limit *limit, u
 		memcpy(field, &value, sizeof value);
 }
 
+void policy_limits_default(struct policy *policy)
+{
+	for (unsigned i = 0; i < policy_limit_count; i++)
+		set_limit(policy, &policy_limits[i], policy_limit_value(policy, &policy_limits[i]));
+}
+
+void policy_limits_lower(struct policy *policy, const struct policy *by)
+{
+	for (unsigned i = 0; i < policy_limit_count; i++) {
+		uint64_t have = limit_as_set(policy, &policy_limits[i]), other = limit_as_set(by, &policy_limits[i]);
+		if (other && (!have || other < have))
+			set_limit(policy, &policy_limits[i], other);
+	}
+}
+
 /* ---- reading --------------------------------------------------------------------------------------- */
 
-int policy_read(const sc_t *sc, struct policy *policy)
+int policy_view(const sc_t *sc, struct policy *policy)
 {
 	if (!sc)
 		return dune_fail(EINVAL, "no policy given");
@@ -370,7 +392,13 @@ int policy_read(const sc_t *sc, struct policy *policy)
 	policy->path = from->path;
 	policy->gate = from->gate;
 	policy->index = NULL;
-	for (unsigned i = 0; i < policy_limit_count; i++)
-		set_limit(policy, &policy_limits[i], policy_limit_value(policy, &policy_limits[i]));
+	return 0;
+}
+
+int policy_read(const sc_t *sc, struct policy *policy)
+{
+	if (policy_view(sc, policy) != 0)
+		return -1;
+	policy_limits_default(policy);
 	return 0;
 }

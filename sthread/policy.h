@@ -17,6 +17,8 @@ enum {
 	POLICY_GATES = 16,
 	POLICY_TAGS_MAX = 4096, /* in any policy */
 	POLICY_GATES_MAX = 4096,
+	POLICY_PATHS_MAX = 256,
+	POLICY_PARTS_MAX = 1024, /* of a frozen policy */
 	POLICY_SYSTEM_CALLS = 512,
 	POLICY_MAGIC = 0x5c01,
 	POLICY_CPU_MILLISECONDS = 10000,
@@ -100,6 +102,12 @@ void open_file_put(struct open_file *file);
  * it is good for as long as *sc is left alone.  Returns 0; -1 with EINVAL, or the policy's remembered failure. */
 int policy_read(const sc_t *sc, struct policy *policy);
 
+/* The same with limits as they were set. */
+int policy_view(const sc_t *sc, struct policy *policy);
+/* Sets limits that were not set to their defaults; lowers limits to those that another policy sets. */
+void policy_limits_default(struct policy *policy);
+void policy_limits_lower(struct policy *policy, const struct policy *by);
+
 /* ---- policies that compartments hold (policy_shared.c); caller holds the supervisor lock ------------ */
 
 enum policy_use {
@@ -111,6 +119,8 @@ enum policy_use {
 const struct policy *policy_new(const sc_t *sc, enum policy_use use);
 /* The same from a view. */
 const struct policy *policy_new_from(const struct policy *from, enum policy_use use);
+/* The policy behind a handle of sc_freeze(); NULL with EBADF.  The handle keeps the reference. */
+const struct policy *policy_frozen(sc_frozen_t handle);
 const struct policy *policy_get(const struct policy *policy);
 void policy_put(const struct policy *policy);
 /* What policies with the same structure have in common, whichever tags and files they name: the pool's key.
@@ -144,5 +154,7 @@ bool policy_writes_files(const struct policy *policy);
  * Caller holds the supervisor lock.
  */
 int policy_check_subset(const struct policy *child, const struct policy *parent);
+/* Whether two grants are of the same open file.  Caller holds the supervisor lock. */
+bool policy_same_file(const struct policy_file *one, const struct policy_file *other);
 
 #endif

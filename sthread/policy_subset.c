@@ -63,6 +63,12 @@ static bool same_directory(const struct open_file *one, const struct open_file *
 	       a.stx_mnt_id == b.stx_mnt_id;
 }
 
+bool policy_same_file(const struct policy_file *one, const struct policy_file *other)
+{
+	const struct open_file *a = policy_open_file(one->file), *b = policy_open_file(other->file);
+	return a && b && same_open_file(a, b);
+}
+
 /* The rights that a list grants on an object, in however many grants. */
 static int rights_on(const struct policy_file *list, unsigned count, const struct open_file *object,
 		     bool (*same)(const struct open_file *, const struct open_file *))

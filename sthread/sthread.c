@@ -87,6 +87,17 @@ int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
 	return result;
 }
 
+int sthread_create_frozen(sthread_t *st, sc_frozen_t frozen, stcb_t cb, void *arg)
+{
+	if (check_create(st, cb) != 0)
+		return -1;
+	supervisor_lock();
+	const struct policy *policy = policy_frozen(frozen);
+	int result = policy ? create(st, policy, cb, arg) : -1;
+	supervisor_unlock();
+	return result;
+}
+
 int sthread_step(sthread_t st)
 {
 	struct sthread *sthread = enter(st);

@@ -59,7 +59,12 @@ static void *all_denied(void *sthread)
 	DENIED(tag_delete(0) == -1);
 	DENIED(cgate_create(gate_entry, &sc, NULL) == -1);
 	DENIED(cgate_create_fresh(gate_entry, &sc, NULL) == -1);
+	DENIED(cgate_create_frozen(gate_entry, 0, NULL, 1, 0) == -1);
 	DENIED(cgate_destroy(0) == -1);
+	DENIED(sc_freeze(&sc, 1) == -1);
+	DENIED(sc_frozen_destroy(0) == -1);
+	DENIED(sc_frozen_is_subset(0, 0) == -1);
+	DENIED(sthread_create_frozen(&st, 0, body_nothing, NULL) == -1);
 	DENIED(cgate_call(0, NULL, NULL) == -1);
 	DENIED(cgate_call_buf(0, "", 0, NULL, NULL) == -1);
 	DENIED(smalloc(0, 10) == NULL);

@@ -30,6 +30,7 @@ extern "C" {
 typedef int sthread_t; /* a running or ended compartment: index and generation, never reused while held */
 typedef int tag_t;     /* a region of tagged memory: index and generation */
 typedef int cgate_t;   /* a callgate, see <callgate.h> */
+typedef int sc_frozen_t; /* a policy kept by the library: index and generation */
 
 typedef void *(*stcb_t)(void *); /* the body of an sthread */
 
@@ -125,6 +126,23 @@ int sc_is_subset(const sc_t *narrow, const sc_t *wide) STHREAD_CHECKED;
  * sc_is_subset(). */
 int sc_equal(const sc_t *one, const sc_t *other) STHREAD_CHECKED;
 
+/*
+ * Makes a policy that the library keeps and that never changes, from count policies in an array: for many sthreads,
+ * which then cost no copying and checking of the policy, and for more grants than an sc_t holds (4,096 tags, 4,096 gates,
+ * 256 directories, 64 descriptors).  It grants what any of the parts grants; restrictions add up as well: SC_KILL if a
+ * part has it, each limit the lowest that a part sets.  It keeps its files open.
+ * On success returns a handle that sc_frozen_destroy() must release; the parts can be destroyed.
+ * Called from: host mode, any thread.  Errors (-1): EPERM before sthread_init() or inside an sthread; EINVAL no parts, not
+ * a policy, or two parts grant different files under one number; ENOSPC; EBADF a descriptor has been released; ENFILE;
+ * ENOMEM; else a part's remembered failure.
+ */
+sc_frozen_t sc_freeze(const sc_t *parts, size_t count) STHREAD_CHECKED;
+/* Releases a frozen policy: the handle is gone, the policy when the last sthread or gate that has it is.
+ * Errors: EBADF; EPERM. */
+int sc_frozen_destroy(sc_frozen_t frozen);
+/* sc_is_subset() for frozen policies.  Errors: EPERM it is not, or as above; EBADF. */
+int sc_frozen_is_subset(sc_frozen_t narrow, sc_frozen_t wide) STHREAD_CHECKED;
+
 /* ---- sthreads -------------------------------------------------------------------------------------- */
 
 /*
@@ -137,6 +155,10 @@ int sc_equal(const sc_t *one, const sc_t *other) STHREAD_CHECKED;
  * is gone; EAGAIN too many sthreads; ENOMEM; else the policy's remembered failure.
  */
 int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg) STHREAD_CHECKED;
+
+/* The same with a frozen policy, which the sthread keeps alive.  Errors: as sthread_create(); EBADF also no such
+ * policy. */
+int sthread_create_frozen(sthread_t *st, sc_frozen_t frozen, stcb_t cb, void *arg) STHREAD_CHECKED;
 
 enum sthread_end {
 	STHREAD_RETURNED,     /* the body returned */
