@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "boundary.h"
 #include "process_map.h"
 #include "scrub.h"
 #include "supervisor.h"
@@ -186,12 +187,15 @@ static int start(void)
 	if (!(supervisor.machine = dune_machine_get()) || !dune_vcpu_get(supervisor.machine))
 		return -1;
 	supervisor.process = getpid();
+	if (boundaries_open() != 0)
+		return -1;
 	fflush(NULL);
 	if (heap_scrub() != 0)
 		return dune_fail(ENOMEM, "not enough memory to scrub the heap");
 	leave_heap_room();
 	supervisor.exits_before = dune_exits_total();
-	if (snapshot_take(&supervisor.snapshot, supervisor.machine) != 0 || mark_inside() != 0)
+	if (snapshot_take(&supervisor.snapshot, supervisor.machine) != 0 || boundaries_check() != 0 ||
+	    mark_inside() != 0)
 		return -1;
 	/* Half of the descriptors stay the process's own. */
 	struct rlimit files;

@@ -138,22 +138,51 @@ static void tag_free(struct tag *tag)
 	free(tag);
 }
 
-tag_t tag_new(void)
+/* Enters a tag, which is freed on failure. */
+static tag_t enter_tag(struct tag *tag)
 {
-	if (supervisor_enter() != 0)
-		return -1;
-	struct tag *tag = calloc(1, sizeof *tag);
-	if (!tag || !(tag->heap = tag_heap_new())) {
-		free(tag);
-		return dune_fail(ENOMEM, "out of memory");
-	}
-	tag->quota = UINT64_MAX;
-	supervisor_lock();
 	tag_t handle = tag->handle = handle_new(&supervisor.tags, tag);
 	if (handle < 0) {
 		dune_fail(errno, errno == ENFILE ? "too many tags" : "out of memory");
 		tag_free(tag);
 	}
+	return handle;
+}
+
+static struct tag *make_tag(void)
+{
+	struct tag *tag = calloc(1, sizeof *tag);
+	if (!tag || !(tag->heap = tag_heap_new())) {
+		free(tag);
+		dune_fail(ENOMEM, "out of memory");
+		return NULL;
+	}
+	tag->quota = UINT64_MAX;
+	return tag;
+}
+
+tag_t tag_new_of(const struct tag_extent *extent)
+{
+	struct tag *tag = make_tag();
+	if (!tag)
+		return -1;
+	if (add_extent(tag, extent) != 0) {
+		tag_free(tag);
+		return dune_fail(ENOMEM, "out of memory");
+	}
+	tag->permanent = true;
+	return enter_tag(tag);
+}
+
+tag_t tag_new(void)
+{
+	if (supervisor_enter() != 0)
+		return -1;
+	struct tag *tag = make_tag();
+	if (!tag)
+		return -1;
+	supervisor_lock();
+	tag_t handle = enter_tag(tag);
 	supervisor_unlock();
 	return handle;
 }
@@ -167,6 +196,8 @@ int tag_delete(tag_t handle)
 	int result = -1;
 	if (!tag) {
 		dune_fail(EBADF, "no such tag");
+	} else if (tag->permanent) {
+		dune_fail(EBUSY, "the tag of globals lasts as long as they do");
 	} else {
 		tag->dying = true;
 		result = address_spaces_revoke(tag);

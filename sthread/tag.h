@@ -16,11 +16,15 @@ struct tag {
 	uint64_t size;  /* of all extents */
 	uint64_t quota; /* which size may not exceed by growing */
 	bool dying;     /* being deleted: can no longer be granted or used */
+	bool permanent; /* its first extent is globals of the program */
 };
 
 struct tag *tag_get(tag_t handle);
 /* The same, also while it is being deleted: for taking mappings away. */
 const struct tag *tag_mapped(tag_t handle);
+
+/* Makes a tag of memory that has a memory slot, whose contents nobody allocates.  Errors (-1): ENFILE; ENOMEM. */
+tag_t tag_new_of(const struct tag_extent *extent);
 
 /* smalloc(), srealloc() and sfree() for both sides; errors as errno.  may_grow: bytes that the tag may grow by on the
  * caller's account, beside its quota. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "boundary.h"
 #include "supervisor.h"
 
 #define PAGES(bytes) ((bytes) / DUNE_PAGE_SIZE)
@@ -123,11 +124,17 @@ void tag_memory_give_back(const struct tag_extent *extent)
 
 tag_t tag_at(uint64_t address)
 {
-	uint64_t offset = address - (uintptr_t)arena()->host;
+	uint64_t offset = address - (uintptr_t)arena()->host, physical;
+	if (offset >= arena()->size)
+		return boundary_at(address, &physical);
 	return owners && offset < arena_used ? owners[PAGES(offset)] - 1 : -1;
 }
 
 uint64_t tag_physical_at(uint64_t address)
 {
-	return arena()->physical + (address - (uintptr_t)arena()->host);
+	uint64_t offset = address - (uintptr_t)arena()->host, physical = 0;
+	if (offset < arena()->size)
+		return arena()->physical + offset;
+	boundary_at(address, &physical);
+	return physical;
 }

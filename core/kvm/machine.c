@@ -25,7 +25,8 @@ enum {
 	IMAGE_AT = 8,
 	FRAMES_AT = 16,
 	TAGS_AT = 80,
-	PHYSICAL_END = 144 /* GiB */
+	RANGES_AT = 144,
+	PHYSICAL_END = 160 /* GiB */
 };
 
 static _Thread_local char failure[512];
@@ -65,26 +66,34 @@ static int reserve(struct dune_arena *arena, uint64_t physical, uint64_t size, u
 	return 0;
 }
 
+static int set_slot(struct dune_machine *machine, const uint8_t *host, uint64_t physical, size_t size, uint32_t flags)
+{
+	if (machine->next_slot == machine->slots_max)
+		return dune_fail(ENOSPC, "KVM has no memory slot left (%u)", machine->slots_max);
+	struct kvm_userspace_memory_region region = {
+		.slot = machine->next_slot,
+		.flags = flags,
+		.guest_phys_addr = physical,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)host,
+	};
+	if (ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) != 0)
+		return dune_fail(ENOMEM, "KVM refused a memory slot: %s", strerror(errno));
+	machine->next_slot++;
+	return 0;
+}
+
 int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size_t bytes)
 {
 	while (arena->backed < bytes) {
 		if (arena->backed + arena->chunk > arena->size)
 			return dune_fail(ENOMEM, "the pool of guest memory is used up (%zu MiB)", arena->size >> 20);
-		if (machine->next_slot == machine->slots_max)
-			return dune_fail(ENOSPC, "KVM has no memory slot left (%u)", machine->slots_max);
 		if (!(arena->flags & KVM_MEM_READONLY) &&
 		    mprotect(arena->host + arena->backed, arena->chunk, PROT_READ | PROT_WRITE) != 0)
 			return dune_fail(ENOMEM, "cannot make memory usable: %s", strerror(errno));
-		struct kvm_userspace_memory_region region = {
-			.slot = machine->next_slot,
-			.flags = arena->flags,
-			.guest_phys_addr = arena->physical + arena->backed,
-			.memory_size = arena->chunk,
-			.userspace_addr = (uintptr_t)arena->host + arena->backed,
-		};
-		if (ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) != 0)
-			return dune_fail(ENOMEM, "KVM refused a memory slot: %s", strerror(errno));
-		machine->next_slot++;
+		if (set_slot(machine, arena->host + arena->backed, arena->physical + arena->backed, arena->chunk,
+			     arena->flags) != 0)
+			return -1;
 		arena->backed += arena->chunk;
 	}
 	return 0;
@@ -99,6 +108,28 @@ int dune_tables_reserve(struct dune_machine *machine, size_t pages)
 		return -1;
 	machine->tables.size = machine->table_arena.backed;
 	return 0;
+}
+
+uint64_t dune_range_add(struct dune_machine *machine, void *host, size_t size)
+{
+	const struct dune_arena *last = machine->range_count ? &machine->ranges[machine->range_count - 1] : NULL;
+	uint64_t from = last ? last->physical + last->size : RANGES_AT * GIB;
+	uint64_t physical = from + (((uintptr_t)host - from) & (2 * MIB - 1)); /* equal to host modulo 2 MiB */
+	if (physical + size > PHYSICAL_END * GIB) {
+		dune_fail(ENOMEM, "no guest-physical addresses left");
+		return 0;
+	}
+	struct dune_arena *grown = realloc(machine->ranges, (machine->range_count + 1) * sizeof *grown);
+	if (!grown) {
+		dune_fail(ENOMEM, "out of memory");
+		return 0;
+	}
+	machine->ranges = grown;
+	if (set_slot(machine, host, physical, size, 0) != 0)
+		return 0;
+	machine->ranges[machine->range_count++] =
+		(struct dune_arena){ .host = host, .physical = physical, .size = size, .backed = size };
+	return physical;
 }
 
 uint64_t dune_frames_fresh(struct dune_machine *machine, size_t count)
@@ -140,6 +171,9 @@ void *dune_physical_at(const struct dune_machine *machine, uint64_t physical)
 	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
 		if (physical - arenas[i]->physical < arenas[i]->backed)
 			return arenas[i]->host + (physical - arenas[i]->physical);
+	for (unsigned i = 0; i < machine->range_count; i++)
+		if (physical - machine->ranges[i].physical < machine->ranges[i].size)
+			return machine->ranges[i].host + (physical - machine->ranges[i].physical);
 	return NULL;
 }
 
@@ -404,6 +438,7 @@ static void close_machine(struct dune_machine *machine)
 		munmap((void *)machine->window, machine->window_size);
 	free(machine->cpuid);
 	free(machine->free_frames);
+	free(machine->ranges);
 	free(machine);
 }
 

@@ -1,12 +1,13 @@
 /*
  * machine.h - the process's virtual machine: KVM handles, guest-physical memory, the monitor's pages.
  *
- * There is one machine per process.  Guest-physical memory consists of four arenas and nothing else (what has no
- * slot cannot leak):
+ * There is one machine per process.  Guest-physical memory consists of four arenas (what has no slot cannot
+ * leak):
  *   tables   page tables, writable for the monitor only
  *   image    second mappings of program and library files, read-only for the guest
  *   frames   private pages, snapshot, monitor
  *   tags     tagged memory
+ * and ranges of the process that were given to it one by one (dune_range_add()).
  * All functions but dune_machine_get() need the caller to serialise (libsthread's supervisor lock).
  */
 #ifndef DUNE_MACHINE_H
@@ -42,6 +43,8 @@ struct dune_machine {
 	struct kvm_cpuid2 *cpuid;
 
 	struct dune_arena table_arena, image, frames, tags;
+	struct dune_arena *ranges; /* memory of the process that is in no arena */
+	unsigned range_count;
 	struct dune_tables tables;
 	size_t frames_used;    /* bytes of frames handed out by bumping */
 	uint64_t *free_frames; /* stack of freed frames, guest-physical */
@@ -70,6 +73,10 @@ int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size
 
 /* Makes sure that `pages` more page tables can be made.  Errors: as dune_arena_back(). */
 int dune_tables_reserve(struct dune_machine *machine, size_t pages);
+
+/* Gives whole pages of the process a memory slot of their own; returns where they are in the guest, 0 with ENOMEM or
+ * ENOSPC.  They must stay mapped, private and anonymous, as long as the machine lasts. */
+uint64_t dune_range_add(struct dune_machine *machine, void *host, size_t size);
 
 /* Returns `count` adjacent, zeroed, never used frames; 0 and ENOMEM. */
 uint64_t dune_frames_fresh(struct dune_machine *machine, size_t count);

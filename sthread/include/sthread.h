@@ -290,6 +290,51 @@ struct tag_statistics {
 /* Errors: EBADF; EINVAL; EPERM. */
 int tag_statistics(tag_t tag, struct tag_statistics *statistics) STHREAD_CHECKED;
 
+/* ---- tagged globals -------------------------------------------------------------------------------- */
+
+/*
+ * BOUNDARY_VAR(definition, id) defines a global variable, at file scope, that is tagged memory and not in the snapshot:
+ *
+ *	BOUNDARY_VAR(static int requests = 0, 1);
+ *	BOUNDARY_VAR(struct key keys[2], KEYS) = { { 1, 2 }, { 3, 4 } };
+ *
+ * An sthread can reach it, at the same address and as the same memory, only if its policy grants the tag that
+ * BOUNDARY_TAG(id) returns; its initial value is as out of reach as any later one.  The id is a number or a name (a
+ * macro is expanded).  All globals of one id in the program, or in one library, are one tag, of whole pages; another
+ * library that uses the same id has another tag.  A library must be loaded before sthread_init(), and then stays loaded.
+ * A child of fork() has its own copy.  Core dumps have none.
+ *
+ * BOUNDARY_TAG(id) works in the program or library that has such a global (elsewhere it does not link), after
+ * sthread_init(), also inside sthreads.  The tag cannot be deleted.  smalloc() from it works as with any tag.
+ * Errors (-1): EPERM before sthread_init(); EBADF the library was loaded later.
+ */
+#define BOUNDARY_VAR(definition, id) STHREAD_BOUNDARY_VAR(id, __COUNTER__, definition)
+#define BOUNDARY_TAG(id) STHREAD_BOUNDARY_TAG(id)
+
+/* The rest is what these are made of.  Each source file's part of the section begins at a page, and is padded to whole
+ * pages behind all its variables (subsection 1).  The linker defines where the section of one program or library begins
+ * and ends. */
+#define STHREAD_BOUNDARY_TAG(id) sthread_boundary_tag(STHREAD_BOUNDARY_ADDRESS("__start_sthread_boundary_" #id))
+#define STHREAD_BOUNDARY_VAR(id, number, ...) STHREAD_BOUNDARY_DEFINE(id, number, __VA_ARGS__)
+#define STHREAD_BOUNDARY_DEFINE(id, number, ...)                                                               \
+	__asm__(".pushsection sthread_boundary_" #id ", 1, \"aw\", @progbits\n\t.balign 4096\n\t.popsection"); \
+	__attribute__((constructor)) static void sthread_boundary_enter_##number(void)                         \
+	{                                                                                                      \
+		sthread_boundary_add(STHREAD_BOUNDARY_ADDRESS("__start_sthread_boundary_" #id),                \
+				     STHREAD_BOUNDARY_ADDRESS("__stop_sthread_boundary_" #id), #id);           \
+	}                                                                                                      \
+	__attribute__((section("sthread_boundary_" #id), used)) __VA_ARGS__
+#define STHREAD_BOUNDARY_ADDRESS(symbol)                                                             \
+	(__extension__({                                                                             \
+		void *sthread_address;                                                               \
+		__asm__(".hidden " symbol "\n\tleaq " symbol "(%%rip), %0" : "=r"(sthread_address)); \
+		sthread_address;                                                                     \
+	}))
+/* For BOUNDARY_VAR(), before main(): there are such globals. */
+void sthread_boundary_add(void *start, void *stop, const char *id);
+/* For BOUNDARY_TAG(). */
+tag_t sthread_boundary_tag(void *start);
+
 #ifdef __cplusplus
 }
 #endif
