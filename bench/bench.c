@@ -22,6 +22,7 @@
 #include "https.h"
 #include "kvm/vcpu.h"
 #include "measure.h"
+#include "parallel.h"
 
 #define MIB ((size_t)1 << 20)
 #define GIB ((size_t)1 << 30)
@@ -48,6 +49,8 @@ enum {
 	STEP,
 	GATE,
 	GATE_BUFFER,
+	SERIAL,
+	PARALLEL,
 	HTTPS_NEW_NONE,
 	HTTPS_NEW,
 	HTTPS_KEEP_NONE,
@@ -89,6 +92,11 @@ static const struct rung rungs[RUNGS] = {
 	[GATE_BUFFER] = { "callgate call with a message",
 			  "cgate_call_buf() with 256 bytes each way, otherwise the same",
 			  { { &rungs[GATE] } } },
+	[SERIAL] = { "two computing sthreads, in turn",
+		     "two lives of 10 million steps each, one after the other on one host thread" },
+	[PARALLEL] = { "two computing sthreads, at once",
+		       "the same on two host threads; meaningless with one processor",
+		       { { &rungs[SERIAL], 0.6 } } },
 	[HTTPS_NEW_NONE] = { "HTTPS, new connection, none",
 			     "connect, TLS 1.3 handshake, GET of 1 KiB, close; --isolation=none" },
 	[HTTPS_NEW] = { "HTTPS, new connection, sthread",
@@ -378,6 +386,18 @@ static void group_sthreads(struct measurement *measurement, void *argument)
 		snprintf(snapshot->text, sizeof snapshot->text, "%llu", (unsigned long long)statistics.snapshot_pages);
 }
 
+static void group_parallel(struct measurement *measurement, void *argument)
+{
+	const struct operation operations[] = {
+		{ &rungs[SERIAL], run_serially, .samples = 2, .warm = 1 },
+		{ &rungs[PARALLEL], run_in_parallel, .samples = 2, .warm = 1 },
+	};
+	(void)argument;
+	start_library();
+	parallel_prepare();
+	measure_operations(measurement, operations, sizeof operations / sizeof *operations, options.quick ? 2 : 5);
+}
+
 /* 1 GiB before or after sthread_init(). */
 static void group_large(struct measurement *measurement, void *argument)
 {
@@ -464,10 +484,12 @@ static void run_round(struct measurement *measurement, struct fact *facts)
 						       &rungs[GATE_BUFFER], NULL };
 	static const struct rung *const https[] = { &rungs[HTTPS_NEW_NONE], &rungs[HTTPS_NEW], &rungs[HTTPS_KEEP_NONE],
 						    &rungs[HTTPS_KEEP], NULL };
+	static const struct rung *const parallel[] = { &rungs[SERIAL], &rungs[PARALLEL], NULL };
 	static const unsigned large[] = { LIFE_1G_BEFORE, LIFE_1G_AFTER };
 	const struct rung *const fork_large[] = { &rungs[FORK_1G], NULL };
 	measure_in_child(measurement, group_process, NULL, process);
 	measure_in_child(measurement, group_sthreads, &facts[SNAPSHOT], sthreads);
+	measure_in_child(measurement, group_parallel, NULL, parallel);
 	if (enough_memory()) {
 		measure_in_child(measurement, group_fork_large, NULL, fork_large);
 		for (unsigned i = 0; i < 2; i++) {

@@ -35,6 +35,7 @@ struct address_space {
 	struct dune_life *life;
 	uint8_t *canary;              /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
+	bool served;                  /* set while a call is served for it without the lock: compartment_unlock() */
 	unsigned revoking;            /* threads that wait for it to stop, to take rights away */
 	bool poisoned;                /* rights could not be taken away: never to run again */
 	struct address_space *next;   /* all of them */

@@ -114,13 +114,14 @@ int space_bind_tags(struct address_space *space, const struct policy *policy)
 	return 0;
 }
 
-/* Waits until no virtual CPU runs the space.  Releases the lock meanwhile; kicks, again and again because a kick that
+/* Waits until no virtual CPU runs the space, and no call is served for it without the lock.  Releases the lock meanwhile; kicks, again and again because a kick that
  * comes just before KVM_RUN is lost. */
 static void wait_until_stopped(struct address_space *space)
 {
-	while (space->running_on) {
+	while (space->running_on || space->served) {
 		struct timespec until;
-		dune_vcpu_kick(space->running_on);
+		if (space->running_on)
+			dune_vcpu_kick(space->running_on);
 		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_nsec += 1000000;
 		if (until.tv_nsec >= 1000000000) {
@@ -151,7 +152,7 @@ int address_spaces_revoke(const struct tag *tag)
 	int result = 0;
 	/* First all that can be done without letting go of the lock, so that no idle space starts with the tag. */
 	for (struct address_space *space = address_spaces; space; space = space->next)
-		if (!space->running_on && revoke_from(space, tag) != 0)
+		if (!space->running_on && !space->served && revoke_from(space, tag) != 0)
 			result = -1;
 	for (struct address_space *space = address_spaces; space; space = space->next)
 		if (space_find_tag(space, tag->handle) >= 0) {

@@ -24,6 +24,24 @@ struct memory_bounds compartment_bounds(struct compartment *compartment)
 				       .out_of_memory = &compartment->out_of_memory };
 }
 
+void compartment_unlock(struct compartment *compartment)
+{
+	int error = errno;
+	compartment->space->served = true;
+	supervisor_unlock();
+	errno = error;
+}
+
+void compartment_relock(struct compartment *compartment)
+{
+	int error = errno;
+	supervisor_lock();
+	compartment->space->served = false;
+	if (compartment->space->revoking)
+		pthread_cond_broadcast(&supervisor.changed);
+	errno = error;
+}
+
 uint64_t compartment_time_left(const struct compartment *compartment)
 {
 	return budget_left(compartment, slice_clock(), UINT64_MAX);

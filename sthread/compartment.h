@@ -56,6 +56,20 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);
 /* Ends a life: closes its files, gives the address space back. */
 void compartment_end(struct compartment *compartment);
+
+/*
+ * Host work that may take long, on files and file systems, is done between these two, without the supervisor lock.
+ * Both keep errno.  Meanwhile
+ *   the compartment, its policy, its descriptors and the open files behind them stay: only the thread that drives the
+ *   sthread changes or ends them, and that is the caller (sthread->busy, a gate's instance is claimed);
+ *   the memory that address_space_pieces() described stays what it was: a tag that is being deleted is waited for;
+ *   everything else may change: handles of others end, tags are created and dying, counters grow.
+ * So nothing of the supervisor may be read or written in between, and what was looked up before is looked up again
+ * afterwards: pieces, too, are good for one time without the lock.
+ */
+void compartment_unlock(struct compartment *compartment);
+void compartment_relock(struct compartment *compartment);
+
 struct memory_bounds compartment_bounds(struct compartment *compartment);
 /* Nanoseconds that are left of its budgets of time. */
 uint64_t compartment_time_left(const struct compartment *compartment);

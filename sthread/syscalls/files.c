@@ -81,7 +81,9 @@ static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t m
 		const char *name = !directory ? NULL : path[0] == '/' ? below(directory, path) : path;
 		if (!name || (policy->path[i].prot & needed) != needed)
 			continue;
+		compartment_unlock(compartment); /* the policy keeps the directory */
 		int fd = open_beneath(directory, *name ? name : ".", flags & ~(uint64_t)O_LARGEFILE, mode);
+		compartment_relock(compartment);
 		if (fd < 0) {
 			error = errno == EXDEV ? -EACCES : -errno;
 			if (errno == ENOENT)

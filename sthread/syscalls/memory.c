@@ -76,7 +76,11 @@ long serve_mmap(struct call *call)
 		struct iovec list[PIECES];
 		int count;
 		ssize_t some = call_pieces(call, start + done, call->argument[1] - done, true, list, PIECES, &count);
-		ssize_t got = some < 0 ? -1 : preadv(file->fd, list, count, (off_t)(call->argument[5] + done));
+		if (some < 0)
+			return -ENOMEM;
+		compartment_unlock(compartment);
+		ssize_t got = preadv(file->fd, list, count, (off_t)(call->argument[5] + done));
+		compartment_relock(compartment);
 		if (got <= 0)
 			return got < 0 ? -ENOMEM : (long)start; /* beyond the end of the file: zeros */
 		done += (uint64_t)got;

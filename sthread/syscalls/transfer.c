@@ -43,11 +43,14 @@ static ssize_t write_quietly(int fd, const struct iovec *list, int count, int fl
 }
 
 /* One transfer that never blocks; where it would, -EAGAIN.  The open file's own flags are left alone: others share it. */
-static long transfer_now(const struct open_file *file, const struct iovec *list, int count, bool write)
+static long transfer_now(struct call *call, const struct iovec *list, int count, bool write)
 {
+	const struct open_file *file = call->file;
 	ssize_t done;
 	if (S_ISREG(file->mode) || S_ISBLK(file->mode)) {
+		compartment_unlock(call->compartment); /* the disk may be slow */
 		done = write ? write_quietly(file->fd, list, count, 0) : readv(file->fd, list, count);
+		compartment_relock(call->compartment);
 	} else if (S_ISSOCK(file->mode)) {
 		struct msghdr message = { .msg_iov = (struct iovec *)list, .msg_iovlen = count };
 		int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
@@ -63,7 +66,9 @@ static long transfer_now(const struct open_file *file, const struct iovec *list,
 				first.iov_len = 4096;
 			if (poll(&ready, 1, 0) == 0)
 				return -EAGAIN;
+			compartment_unlock(call->compartment); /* somebody else may have been faster */
 			done = write ? write_quietly(file->fd, &first, 1, 0) : readv(file->fd, &first, 1);
+			compartment_relock(call->compartment);
 		}
 	}
 	return done < 0 ? -errno : done;
@@ -71,7 +76,7 @@ static long transfer_now(const struct open_file *file, const struct iovec *list,
 
 static long transfer(struct call *call, const struct iovec *list, int count, bool write)
 {
-	long done = transfer_now(call->file, list, count, write);
+	long done = transfer_now(call, list, count, write);
 	if (done == -EAGAIN && !(fcntl(call->file->fd, F_GETFL) & O_NONBLOCK))
 		return call_park(call, call->file->fd, write ? POLLOUT : POLLIN);
 	return done;
@@ -152,6 +157,8 @@ long serve_pread64(struct call *call)
 		return 0;
 	if (call_pieces(call, call->argument[1], size, true, list, PIECES, &count) < 0)
 		return -EFAULT;
+	compartment_unlock(call->compartment);
 	ssize_t done = preadv(call->file->fd, list, count, (off_t)call->argument[3]);
+	compartment_relock(call->compartment);
 	return done < 0 ? -errno : done;
 }

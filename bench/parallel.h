@@ -1,0 +1,15 @@
+/*
+ * parallel.h - two sthreads that compute, one after the other and on two host threads at once.
+ */
+#ifndef BENCH_PARALLEL_H
+#define BENCH_PARALLEL_H
+
+#include "measure.h"
+
+/* Starts the second host thread and the policies.  Preconditions: sthread_init() was successful. */
+void parallel_prepare(void);
+/* Operations. */
+void run_serially(void *unused);
+void run_in_parallel(void *unused);
+
+#endif
