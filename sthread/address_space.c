@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "address_space_parts.h"
+#include "tag.h"
 
 enum {
 	WORKING_SET_PAGES = 512,    /* remembered for each shape */
@@ -84,6 +85,8 @@ static struct address_space *make(void)
 	}
 	space->context.root = root;
 	space->base = base;
+	space->pristine = pristine_snapshot();
+	pristine_get(space->pristine);
 	space->table_pages = 1;
 	space->id = ++space_count;
 	supervisor.statistics.address_spaces = space_count;
@@ -131,6 +134,8 @@ static void learn(const struct address_space *space)
 	}
 	for (size_t i = space->learned; i < space->page_count && set->count < WORKING_SET_PAGES; i++) {
 		size_t at = 0;
+		if (tag_at(space->pages[i].address) >= 0)
+			continue; /* the next life may have another tag */
 		while (at < set->count && set->addresses[at] != space->pages[i].address)
 			at++;
 		if (at == set->count)
@@ -146,30 +151,39 @@ static int prepare(struct address_space *space, uint64_t shape)
 		const uint64_t *entry = space_entry(space, set->addresses[i]);
 		if (entry && *entry & DUNE_PTE_PRIVATE)
 			continue;
-		/* The entry says nothing yet in a sparse region. */
-		const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, set->addresses[i]);
-		uint64_t origin = region ? space_snapshot_value(region, set->addresses[i]) & DUNE_PTE_FRAME : 0;
+		uint64_t origin = space_pristine_value(space, set->addresses[i]) & DUNE_PTE_FRAME;
 		if (space_make_private(space, set->addresses[i], origin, false) != 0)
 			return -1;
 	}
 	return 0;
 }
 
+/* How well an idle space fits; negative: not at all. */
+static int fitness(const struct address_space *space, const struct policy *policy, const struct pristine *pristine,
+		   uint64_t shape)
+{
+	if (space->poisoned)
+		return -1;
+	if (space->pristine != pristine)
+		return space->pristine->retired ? 1 : 0; /* it can be rebased; nobody else wants a retired one */
+	return space->shape != shape ? 0 : 2 + space_maps_tags(space, policy);
+}
+
 /* Finds the idle space that fits best: one that ran this shape, if possible with the same tags mapped. */
-static struct address_space *take_idle(const struct policy *policy, uint64_t shape)
+static struct address_space *take_idle(const struct policy *policy, const struct pristine *pristine, uint64_t shape)
 {
 	struct address_space **best = NULL;
-	int best_score = space_count < SPACES_BEFORE_SHARING ? 0 : -1;
+	int best_fitness = space_count < SPACES_BEFORE_SHARING ? 0 : -1;
 	enum {
 		LOOK_AT = 64,
 		PERFECT = 3
 	};
 	unsigned seen = 0;
-	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_score < PERFECT;
+	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_fitness < PERFECT;
 	     link = &(*link)->next_idle, seen++) {
-		int score = (*link)->poisoned ? -1 : (*link)->shape != shape ? 0 : 2 + space_maps_tags(*link, policy);
-		if (score > best_score) {
-			best_score = score;
+		int fits = fitness(*link, policy, pristine, shape);
+		if (fits > best_fitness) {
+			best_fitness = fits;
 			best = link;
 		}
 	}
@@ -180,23 +194,40 @@ static struct address_space *take_idle(const struct policy *policy, uint64_t sha
 	return space;
 }
 
-struct address_space *address_space_take(const struct policy *policy, uint64_t function, uint64_t *restored)
+/* A recycled or new space that shows the state and no others' tags. */
+static struct address_space *take(const struct policy *policy, struct pristine *pristine, uint64_t shape)
+{
+	struct address_space *space = take_idle(policy, pristine, shape);
+	bool made = !space;
+	if (made && !(space = make()))
+		return NULL;
+	if ((space->pristine != pristine && space_rebase(space, pristine) != 0) ||
+	    (made && prepare(space, shape) != 0)) {
+		space->poisoned = true;
+		address_space_release(space);
+		return NULL;
+	}
+	space->shape = shape;
+	return space;
+}
+
+struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
+					 uint64_t *restored)
 {
 	uint64_t shape = policy_shape(policy) ^ function * 0x9e3779b97f4a7c15;
-	struct address_space *space = take_idle(policy, shape);
-	*restored = 0;
-	if (space)
-		*restored = address_space_restore(space);
-	else if (!(space = make()) || prepare(space, shape) != 0)
-		return NULL; /* a space that was made half is lost, which is safe */
-	space->shape = shape;
-	space->learned = space->page_count;
-	space->tables_before = space->table_pages;
+	if (pristine->page_count)
+		shape += (uint64_t)policy->template; /* the same for each state that the template has been in */
+	struct address_space *space = take(policy, pristine, shape);
+	if (!space)
+		return NULL;
+	*restored = space->lives ? address_space_restore(space) : 0;
 	if (space_bind_tags(space, policy) != 0) {
 		space->poisoned = true;
 		address_space_release(space);
 		return NULL;
 	}
+	space->learned = space->page_count;
+	space->tables_before = space->table_pages;
 	return space;
 }
 

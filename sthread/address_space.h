@@ -12,6 +12,7 @@
 
 #include <sys/uio.h>
 
+#include "pristine.h"
 #include "supervisor.h"
 
 struct private_page {
@@ -22,7 +23,8 @@ struct private_page {
 
 struct address_space {
 	struct dune_context context;
-	uint64_t base; /* root of the tables that it shares with others */
+	uint64_t base;             /* root of the tables that it shares with others */
+	struct pristine *pristine; /* what it shows where a life has written nothing; held */
 	uint64_t id;
 	uint64_t lives;
 	uint64_t shape; /* of the last policy that used it */
@@ -51,10 +53,11 @@ struct memory_bounds {
 	bool *out_of_memory;    /* set when it would have the page, but for the quota or for want of memory */
 };
 
-/* Takes an idle address space that has served this policy's shape and function before, or makes one with private
+/* Takes an idle address space that shows this pristine state and has served this policy's shape and function before, or makes one with private
  * copies of the pages that such lives have written to; maps the policy's tags and no others.
  * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO. */
-struct address_space *address_space_take(const struct policy *policy, uint64_t function, uint64_t *restored);
+struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
+					 uint64_t *restored);
 /* Gives it back after a life. */
 void address_space_release(struct address_space *space);
 /* Puts private pages back to pristine.  Returns how many. */
@@ -79,8 +82,9 @@ int address_space_write(struct address_space *space, const struct memory_bounds 
 /* Copies a string of at most room - 1 bytes.  Errors: EFAULT; ENAMETOOLONG. */
 int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to,
 			 size_t room);
-/* Zeroes the private pages in [start, end): memory that the compartment gave back. */
-void address_space_clear(struct address_space *space, uint64_t start, uint64_t end);
+/* Zeroes [start, end), memory of the heap or the arena that the compartment gave back.  Errors: ENOMEM, EIO, and some of it
+ * is not zeroed. */
+int address_space_clear(struct address_space *space, uint64_t start, uint64_t end);
 
 /* Takes the mappings of a tag that is being deleted out of every address space, running ones included; when it returns
  * 0 none has it.  Releases the lock while it waits.  Errors: EIO. */

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "address_space_parts.h"
 
+#include "tag.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,6 +138,22 @@ int space_make_private(struct address_space *space, uint64_t address, uint64_t o
 	return 0;
 }
 
+void space_forget_private(struct address_space *space, uint64_t start, uint64_t end)
+{
+	size_t kept = 0, before_life = space->learned;
+	for (size_t i = 0; i < space->page_count; i++) {
+		const struct private_page *page = &space->pages[i];
+		if (page->address < start || page->address >= end) {
+			space->pages[kept++] = *page;
+			continue;
+		}
+		dune_frame_free(supervisor.machine, page->frame);
+		before_life -= i < space->learned;
+	}
+	space->page_count = kept;
+	space->learned = before_life;
+}
+
 uint64_t address_space_restore(struct address_space *space)
 {
 	const struct dune_machine *machine = supervisor.machine;
@@ -151,11 +169,21 @@ uint64_t address_space_restore(struct address_space *space)
 	return space->page_count;
 }
 
-void address_space_clear(struct address_space *space, uint64_t start, uint64_t end)
+int address_space_clear(struct address_space *space, uint64_t start, uint64_t end)
 {
+	/* What a template put there and the life has not written to. */
+	for (size_t i = 0; i < space->pristine->page_count; i++) {
+		const struct pristine_page *page = &space->pristine->pages[i];
+		const uint64_t *entry =
+			page->address >= start && page->address < end ? space_entry(space, page->address) : NULL;
+		if (entry && !(*entry & DUNE_PTE_PRIVATE) &&
+		    space_make_private(space, page->address, page->frame, false) != 0)
+			return -1;
+	}
 	for (size_t i = 0; i < space->page_count; i++)
-		if (space->pages[i].address >= start && space->pages[i].address < end && !space->pages[i].origin)
+		if (space->pages[i].address >= start && space->pages[i].address < end)
 			memset(dune_physical_at(supervisor.machine, space->pages[i].frame), 0, DUNE_PAGE_SIZE);
+	return 0;
 }
 
 /* ---- edits by the monitor -------------------------------------------------------------------------- */
@@ -194,12 +222,8 @@ int space_give_back_growth(struct address_space *space)
 	if (space->page_count <= KEPT_PAGES)
 		return 0;
 	for (size_t i = KEPT_PAGES; i < space->page_count; i++) {
-		const struct private_page *page = &space->pages[i];
-		const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, page->address);
-		uint64_t origin = page->origin ? page->origin : supervisor.snapshot.zero_frame;
-		uint64_t *entry = space_entry(space, page->address);
-		if (!entry ||
-		    edit_list_add(&list, entry, region ? origin | USER_DATA | DUNE_PTE_COPY_ON_WRITE : 0) != 0)
+		uint64_t address = space->pages[i].address, *entry = space_entry(space, address);
+		if (!entry || edit_list_add(&list, entry, space_pristine_value(space, address)) != 0)
 			return -1;
 	}
 	if (edit_list_commit(space, &list) != 0)
@@ -207,5 +231,69 @@ int space_give_back_growth(struct address_space *space)
 	for (size_t i = KEPT_PAGES; i < space->page_count; i++)
 		dune_frame_free(machine, space->pages[i].frame);
 	space->page_count = KEPT_PAGES;
+	return 0;
+}
+
+/* ---- beginnings ------------------------------------------------------------------------------------ */
+
+uint64_t space_pristine_value(const struct address_space *space, uint64_t address)
+{
+	uint64_t frame = pristine_frame(space->pristine, address);
+	if (frame)
+		return frame | USER_DATA | DUNE_PTE_COPY_ON_WRITE;
+	const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, address);
+	if (region)
+		return space_snapshot_value(region, address);
+	tag_t tag = tag_at(address);
+	int at = tag >= 0 ? space_find_tag(space, tag) : -1;
+	return at >= 0 ? space_tag_value(tag_physical_at(address), space->tag[at].prot) : 0;
+}
+
+static struct private_page *find_private(const struct address_space *space, uint64_t address)
+{
+	for (size_t i = 0; i < space->page_count; i++)
+		if (space->pages[i].address == address)
+			return &space->pages[i];
+	return NULL;
+}
+
+/* One page of the old or the new state. */
+static int rebase_page(struct address_space *space, uint64_t address, struct edit_list *list)
+{
+	uint64_t value = space_pristine_value(space, address);
+	uint64_t *entry = space_entry_own(space, address);
+	if (!entry)
+		return -1;
+	if (*entry & DUNE_PTE_PRIVATE) {
+		struct private_page *page = find_private(space, address);
+		page->origin = value & DUNE_PTE_FRAME;
+		if (!space->lives) /* else it is restored before the next one */
+			memcpy(dune_physical_at(supervisor.machine, page->frame),
+			       dune_physical_at(supervisor.machine, page->origin), DUNE_PAGE_SIZE);
+		return 0;
+	}
+	if (space->lives && *entry & DUNE_PTE_PRESENT)
+		return edit_list_add(list, entry, value);
+	__atomic_store_n(entry, value, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int space_rebase(struct address_space *space, struct pristine *pristine)
+{
+	struct pristine *old = space->pristine;
+	struct edit_list list = { 0 };
+	int result = 0;
+	space->pristine = pristine;
+	pristine_get(pristine);
+	for (size_t i = 0; i < pristine->page_count && result == 0; i++)
+		result = rebase_page(space, pristine->pages[i].address, &list);
+	for (size_t i = 0; i < old->page_count && result == 0; i++)
+		if (!pristine_frame(pristine, old->pages[i].address))
+			result = rebase_page(space, old->pages[i].address, &list);
+	if (edit_list_commit(space, &list) != 0 || result != 0) {
+		errno = EIO;
+		return -1; /* frames of the old state may still be shown: it keeps its reference */
+	}
+	pristine_put(old);
 	return 0;
 }

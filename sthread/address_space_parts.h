@@ -34,6 +34,8 @@ int space_fill(struct address_space *space, uint64_t address, uint64_t value);
  * translation cached for reading, and the monitor makes the edit.  Errors: ENOMEM, EIO.
  */
 int space_make_private(struct address_space *space, uint64_t address, uint64_t origin, bool answering);
+/* Gives back the private pages in [start, end).  Preconditions: the monitor has taken their entries away. */
+void space_forget_private(struct address_space *space, uint64_t start, uint64_t end);
 /* Takes what was grown beyond a bound away from an idle space and gives the frames back. */
 int space_give_back_growth(struct address_space *space);
 
@@ -55,6 +57,13 @@ int space_find_tag(const struct address_space *space, tag_t tag);
 bool space_maps_tags(const struct address_space *space, const struct policy *policy);
 /* Makes the mapped tags those of the policy: stale ones are revoked first, in one batch. */
 int space_bind_tags(struct address_space *space, const struct policy *policy);
+
+/* ---- beginnings (address_space_pages.c) ------------------------------------------------------------ */
+
+/* What the entry of a page says as long as no life has written to it; 0: not present. */
+uint64_t space_pristine_value(const struct address_space *space, uint64_t address);
+/* Makes an idle space show another pristine state.  After a failure it must not be used.  Errors: EIO. */
+int space_rebase(struct address_space *space, struct pristine *pristine);
 
 /* ---- snapshot (address_space.c) -------------------------------------------------------------------- */
 

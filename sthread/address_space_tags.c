@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "address_space_parts.h"
@@ -10,7 +11,10 @@
 
 uint64_t space_tag_value(uint64_t physical, int prot)
 {
-	return physical | USER_DATA | (prot & 2 /* PROT_WRITE */ ? DUNE_PTE_WRITE : 0);
+	return physical | USER_DATA |
+	       (prot & PROT_WRITE       ? DUNE_PTE_WRITE :
+		prot & SC_COPY_ON_WRITE ? DUNE_PTE_COPY_ON_WRITE :
+					  0);
 }
 
 static int map_tag(struct address_space *space, const struct policy_tag *grant)
@@ -41,6 +45,13 @@ static int unmap_tag(const struct address_space *space, const struct tag *tag, s
 				return -1;
 		}
 	return 0;
+}
+
+/* After the edits of unmap_tag(): forgets private copies of the tag's pages. */
+static void forget_copies(struct address_space *space, const struct tag *tag)
+{
+	for (unsigned i = 0; i < tag->extent_count; i++)
+		space_forget_private(space, tag->extents[i].address, tag->extents[i].address + tag->extents[i].size);
 }
 
 int space_find_tag(const struct address_space *space, tag_t tag)
@@ -102,11 +113,15 @@ int space_bind_tags(struct address_space *space, const struct policy *policy)
 	if (edit_list_commit(space, &list) != 0)
 		return -1;
 	/* Only what has really been unmapped is forgotten. */
-	for (unsigned i = 0; i < space->tags; i++)
-		if (is_wanted(&space->tag[i], policy, &place)) {
+	for (unsigned i = 0; i < space->tags; i++) {
+		const struct policy_tag mapped = space->tag[i];
+		if (is_wanted(&mapped, policy, &place)) {
 			present[place / 64] |= (uint64_t)1 << place % 64;
-			space->tag[kept++] = space->tag[i];
+			space->tag[kept++] = mapped;
+		} else if (tag_mapped(mapped.tag)) {
+			forget_copies(space, tag_mapped(mapped.tag));
 		}
+	}
 	space->tags = kept;
 	for (unsigned i = 0; i < policy->tags; i++)
 		if (!(present[i / 64] >> i % 64 & 1) && map_tag(space, &policy->tag[i]) != 0)
@@ -143,6 +158,7 @@ static int revoke_from(struct address_space *space, const struct tag *tag)
 		space->poisoned = true; /* it still has the tag: it must never run again */
 		return -1;
 	}
+	forget_copies(space, tag);
 	space->tag[at] = space->tag[--space->tags];
 	return 0;
 }

@@ -17,8 +17,8 @@ static void flush_stdio(void)
 
 struct memory_bounds compartment_bounds(struct compartment *compartment)
 {
-	return (struct memory_bounds){ .heap_end = compartment->heap_end,
-				       .arena_end = compartment->arena_end,
+	return (struct memory_bounds){ .heap_end = compartment->memory.heap_end,
+				       .arena_end = compartment->memory.arena_end,
 				       .quota = compartment->policy->memory,
 				       .pages_copied = &compartment->info.pages_copied,
 				       .out_of_memory = &compartment->out_of_memory };
@@ -67,15 +67,16 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 	uint64_t restored = 0;
 	memset(compartment, 0, sizeof *compartment);
 	compartment->policy = policy_get(policy);
-	compartment->heap_end = supervisor.snapshot.heap_end;
-	compartment->arena_end = supervisor.machine->window + SPACE_ARENA;
 	compartment->info.system_call = -1;
-	if (open_files(compartment) != 0 || !(compartment->space = address_space_take(policy, function, &restored))) {
+	struct pristine *pristine = template_state(policy);
+	if (!pristine || open_files(compartment) != 0 ||
+	    !(compartment->space = address_space_take(policy, pristine, function, &restored))) {
 		int error = errno;
 		compartment_end(compartment);
 		errno = error;
 		return -1;
 	}
+	compartment->memory = pristine->memory;
 	compartment->instance = supervisor_new_instance();
 	if (address_space_begin(compartment->space, compartment->instance) != 0) {
 		compartment_end(compartment);

@@ -25,19 +25,12 @@ struct pending_call {
 	uint64_t deadline; /* as in struct wait */
 };
 
-/* A range of the private arena that munmap() gave back. */
-struct free_range {
-	uint64_t start, size;
-};
-
 struct compartment {
 	struct address_space *space;
 	const struct policy *policy;                /* while the life lasts */
 	struct descriptor files[COMPARTMENT_FILES]; /* numbers are the compartment's own */
-	uint64_t heap_end, arena_end;
+	struct memory_shape memory;
 	uint64_t tag_growth; /* bytes that tags grew by for it: within the same quota */
-	struct free_range free_ranges[32];
-	unsigned free_range_count;
 	struct pending_call pending;
 	uint64_t instance;
 	/* What this life, or this call of a gate, has used up: see budget.h. */
@@ -47,6 +40,9 @@ struct compartment {
 	bool out_of_memory;
 	struct sthread_info info;
 };
+
+/* The state that lives of a policy start from; NULL with EBADF if its template is gone (template.c). */
+struct pristine *template_state(const struct policy *policy);
 
 /* Begins a life: takes an address space for the policy and the function it will run, and opens its files.  Takes a
  * reference of its own to the policy, which policy_new() made.  On failure nothing is held.
@@ -120,11 +116,14 @@ struct sthread {
 	bool waits_for_step; /* parked by sthread_park() */
 	struct wait wait;
 	struct gate_waiter *waiter; /* set while it waits for a gate */
+	struct pristine **freeze;   /* not NULL: where its memory goes when it returns (template.c) */
 	uint64_t result;
 };
 
 /* The compartment that runs when the sthread does: its own, or the innermost gate's. */
 struct compartment *innermost_compartment(struct sthread *sthread);
+/* As sthread_create(), and if the body returns, *freeze becomes what it has made of its memory; NULL if there was no room. */
+int sthread_create_to_freeze(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg, struct pristine **freeze);
 /* Runs an sthread until it ends, parks or has spent its slice; sets its state.  Releases the lock while it runs. */
 void sthread_drive(struct sthread *sthread);
 

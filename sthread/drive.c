@@ -57,6 +57,8 @@ static bool finish(struct sthread *sthread, bool returned)
 		if (returned)
 			over->info.end = STHREAD_RETURNED;
 		sthread->result = returned ? over->space->context.regs.rdi : 0;
+		if (returned && sthread->freeze)
+			*sthread->freeze = pristine_capture(over->space, &over->memory);
 		compartment_end(over);
 		sthread->state = STHREAD_ENDED;
 		return true;

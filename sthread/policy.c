@@ -157,8 +157,9 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	struct policy *policy = editable(sc);
 	if (!policy)
 		return -1;
-	if (!rights_valid(prot) || !(prot & PROT_READ))
-		return refuse(policy, EINVAL, "a tag is granted with PROT_READ or PROT_READ|PROT_WRITE");
+	if (prot != PROT_READ && prot != (PROT_READ | PROT_WRITE) && prot != (PROT_READ | SC_COPY_ON_WRITE))
+		return refuse(policy, EINVAL,
+			      "a tag is granted with PROT_READ, PROT_READ|PROT_WRITE or PROT_READ|SC_COPY_ON_WRITE");
 	supervisor_lock();
 	bool exists = supervisor_tag_exists(tag);
 	supervisor_unlock();
@@ -168,6 +169,8 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	for (unsigned i = 0; i < policy->tags; i++)
 		if (list[i].tag == tag) {
 			list[i].prot |= prot;
+			if (list[i].prot & PROT_WRITE)
+				list[i].prot &= ~SC_COPY_ON_WRITE; /* the larger right */
 			return 0;
 		}
 	if (policy->tags == POLICY_TAGS)
@@ -260,6 +263,22 @@ int sc_cgate_add(sc_t *sc, cgate_t gate)
 	if (policy->gates == POLICY_GATES)
 		return refuse(policy, ENOSPC, "the policy holds no more gates");
 	list[policy->gates++] = gate;
+	return 0;
+}
+
+int sc_start_from(sc_t *sc, sc_template_t handle)
+{
+	struct policy *policy = editable(sc);
+	if (!policy)
+		return -1;
+	supervisor_lock();
+	bool exists = handle_get(&supervisor.templates, handle) != NULL;
+	supervisor_unlock();
+	if (!exists)
+		return refuse(policy, EBADF, "no such template");
+	if (policy->template && policy->template != handle + 1)
+		return refuse(policy, EINVAL, "the policy starts from another template already");
+	policy->template = handle + 1;
 	return 0;
 }
 

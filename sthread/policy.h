@@ -53,6 +53,7 @@ struct policy {
 	uint32_t wall_milliseconds;
 	uint32_t descriptors;               /* at a time */
 	uint32_t tags, files, paths, gates; /* how many */
+	int32_t template;                   /* handle + 1 of the template its lives start from; 0: the snapshot */
 	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
 	struct policy_tag *tag;
 	struct policy_file *file, *path;
@@ -149,6 +150,7 @@ bool policy_writes_files(const struct policy *policy);
  *   paths      the same directory through the same mount; one beneath a directory of the parent does not count
  *   calls, gates
  *   flags      SC_KILL binds the child as well
+ *   template   the parent's, or none
  *   limits     at most the parent's; one that is not set counts as its default
  * A file that the child names and that is gone is refused; one of the parent is no right.
  * Caller holds the supervisor lock.

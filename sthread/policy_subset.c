@@ -137,6 +137,8 @@ static int check_limits(const struct policy *child, const struct policy *parent)
 {
 	if (parent->flags & ~child->flags)
 		return dune_fail(EPERM, "the wider policy has SC_KILL, the narrower one has not");
+	if (child->template && child->template != parent->template)
+		return dune_fail(EPERM, "the narrower policy starts from a template that the wider one does not");
 	for (unsigned i = 0; i < policy_limit_count; i++) {
 		const struct policy_limit *limit = &policy_limits[i];
 		uint64_t wanted = policy_limit_value(child, limit), most = policy_limit_value(parent, limit);

@@ -37,7 +37,7 @@ static void drive(struct sthread *sthread)
 }
 
 /* Creates an sthread with a policy that the caller holds.  Caller holds the lock. */
-static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *arg)
+static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *arg, struct pristine **freeze)
 {
 	struct sthread *sthread = calloc(1, sizeof *sthread);
 	if (!sthread)
@@ -54,6 +54,7 @@ static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *a
 		errno = error;
 	} else {
 		compartment_call(&sthread->own, (uint64_t)cb, (uint64_t)arg, 0, policy_writes_files(policy));
+		sthread->freeze = freeze;
 		*st = sthread->handle;
 		drive(sthread);
 		return 0;
@@ -74,13 +75,13 @@ static int check_create(const sthread_t *st, stcb_t cb)
 	return 0;
 }
 
-int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
+int sthread_create_to_freeze(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg, struct pristine **freeze)
 {
 	if (check_create(st, cb) != 0)
 		return -1;
 	supervisor_lock();
 	const struct policy *policy = policy_new(sc, POLICY_FOR_ONE_LIFE);
-	int result = policy ? create(st, policy, cb, arg) : -1;
+	int result = policy ? create(st, policy, cb, arg, freeze) : -1;
 	if (policy)
 		policy_put(policy);
 	supervisor_unlock();
@@ -93,9 +94,14 @@ int sthread_create_frozen(sthread_t *st, sc_frozen_t frozen, stcb_t cb, void *ar
 		return -1;
 	supervisor_lock();
 	const struct policy *policy = policy_frozen(frozen);
-	int result = policy ? create(st, policy, cb, arg) : -1;
+	int result = policy ? create(st, policy, cb, arg, NULL) : -1;
 	supervisor_unlock();
 	return result;
+}
+
+int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
+{
+	return sthread_create_to_freeze(st, sc, cb, arg, NULL);
 }
 
 int sthread_step(sthread_t st)

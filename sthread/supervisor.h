@@ -47,7 +47,7 @@ struct supervisor {
 	struct dune_machine *machine;
 	struct snapshot snapshot;
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
-	struct handles sthreads, tags, gates;
+	struct handles sthreads, tags, gates, templates;
 	pid_t process;         /* the process this belongs to */
 	uint64_t exits_before; /* exits of the probe */
 	uint64_t instances;    /* lives so far; also the tenants of virtual CPUs */

@@ -355,7 +355,83 @@ static void books_are_elsewhere(void)
 	ASSERT_EQUAL(errno, 0);
 }
 
+static void *write_park_read(void *at)
+{
+	*(volatile uint8_t *)at = 0x31;
+	sthread_park();
+	return body_read(at);
+}
+
+static void copies_on_write(void)
+{
+	live_init();
+
+	tag_t tag = tag_new();
+	uint8_t *at = smalloc(tag, 3 * PAGE);
+	sc_t copying, reading, writing;
+	sthread_t first, second;
+	struct sthread_statistics before, after;
+
+	memset(at, 0x21, 3 * PAGE);
+	policy_with(&copying, tag, PROT_READ | SC_COPY_ON_WRITE);
+	policy_with(&reading, tag, PROT_READ);
+	policy_with(&writing, tag, BOTH);
+	ASSERT_EQUAL(live_create(&first, &copying, write_park_read, at), 0);
+	ASSERT_EQUAL(live_create(&second, &copying, read_park_read, at), 0);
+	/* Neither the process nor another compartment sees the write. */
+	ASSERT_EQUAL(at[0], 0x21);
+	ASSERT_RETURNED(live_run(&reading, body_read, at), 0x21);
+	ASSERT_RETURNED(live_run(&copying, body_read, at), 0x21);
+	ASSERT_EQUAL(live_step(first), 0);
+	ASSERT_RETURNED(live_join(first), 0x31);
+	ASSERT_EQUAL(live_step(second), 0);
+	live_join(second);
+	/* Nor does a later life in the same address space, with this right or a smaller one. */
+	at[0] = 0x41;
+	ASSERT_RETURNED(live_run(&copying, body_read, at), 0x41);
+	ASSERT_RETURNED(live_run(&reading, body_read, at), 0x41);
+	ASSERT_PAGE_FAULT(live_run(&reading, body_write, at), WRITE_DENIED, at);
+	/* The control: with the right to write it would be seen. */
+	ASSERT_RETURNED(live_run(&writing, body_write, at), 1);
+	ASSERT_EQUAL(at[0], 0x5a);
+	/* The larger right counts, in either order. */
+	ASSERT_EQUAL(sc_mem_add(&copying, tag, BOTH), 0);
+	ASSERT_EQUAL(sc_mem_add(&writing, tag, PROT_READ | SC_COPY_ON_WRITE), 0);
+	at[0] = 1;
+	ASSERT_RETURNED(live_run(&copying, body_write, at), 1);
+	ASSERT_EQUAL(at[0], 0x5a);
+	at[0] = 1;
+	ASSERT_RETURNED(live_run(&writing, body_write, at), 1);
+	ASSERT_EQUAL(at[0], 0x5a);
+	ASSERT_ERROR(sc_mem_add(&reading, tag, SC_COPY_ON_WRITE) == -1, EINVAL);
+	ASSERT_ERROR(sc_mem_add(&copying, tag, BOTH | SC_COPY_ON_WRITE) == -1, EINVAL);
+	/* Copies are given back: for other tags, and when the tag is deleted. */
+	for (unsigned i = 0; i < 200; i++) {
+		tag_t other = tag_new();
+		uint8_t *there = smalloc(other, PAGE);
+		sc_t sc;
+		there[5] = (uint8_t)i;
+		policy_with(&sc, other, PROT_READ | SC_COPY_ON_WRITE);
+		ASSERT_RETURNED(live_run(&sc, body_read, there + 5), (uint8_t)i);
+		ASSERT_RETURNED(live_run(&sc, body_write, there + 5), 1);
+		ASSERT_EQUAL(live_create(&first, &sc, write_park_read, there + 5), 0);
+		if (i % 2)
+			ASSERT_EQUAL(tag_delete(other), 0);
+		ASSERT_EQUAL(live_step(first), 0);
+		struct life life = live_join(first);
+		if (i % 2)
+			ASSERT_PAGE_FAULT(life, READ_ABSENT, there + 5);
+		else
+			ASSERT_RETURNED(life, 0x31);
+		if (!(i % 2))
+			ASSERT_EQUAL(tag_delete(other), 0);
+		ASSERT_EQUAL(sthread_statistics(i == 9 ? &before : &after), 0);
+	}
+	ASSERT_EQUAL(after.frames_used, before.frames_used);
+}
+
 static const struct harness_test tests[] = {
+	{ "a tag granted for copying on write shows writes to nobody else", copies_on_write, HARNESS_FORK },
 	{ "a tag is absent unless granted, and then has the rights granted", rights, HARNESS_FORK },
 	{ "memory of a deleted tag is zeros for its next owner", memory_of_a_deleted_tag, HARNESS_FORK },
 	{ "a deleted tag is gone for a parked sthread", deleted_under_a_parked_sthread, HARNESS_FORK },

@@ -71,7 +71,12 @@ int sc_copy(sc_t *to, const sc_t *from) STHREAD_CHECKED;
 /* The sc_*_add functions may be called as statements: the first failure is remembered in the policy, and
  * sthread_create() and cgate_create() then fail with it. */
 
-/* Grants the memory of a tag.  prot: PROT_READ, or PROT_READ|PROT_WRITE.
+enum {
+	SC_COPY_ON_WRITE = 0x100, /* a right on a tag: what is written goes into a private copy of the page */
+};
+/* Grants the memory of a tag.  prot: PROT_READ, PROT_READ|PROT_WRITE, or PROT_READ|SC_COPY_ON_WRITE: the sthread may
+ * write, but into copies of its own, which nobody else sees and which are gone with it.  As with a private mapping, what
+ * others write to a page meanwhile may or may not be seen until it has been copied.
  * Errors: EINVAL bad prot; EBADF no such tag; ENOSPC policy full. */
 int sc_mem_add(sc_t *sc, tag_t tag, int prot);
 /* Grants the open file behind fd under the same number.  prot: PROT_READ to read from it, PROT_WRITE to write
@@ -142,6 +147,32 @@ sc_frozen_t sc_freeze(const sc_t *parts, size_t count) STHREAD_CHECKED;
 int sc_frozen_destroy(sc_frozen_t frozen);
 /* sc_is_subset() for frozen policies.  Errors: EPERM it is not, or as above; EBADF. */
 int sc_frozen_is_subset(sc_frozen_t narrow, sc_frozen_t wide) STHREAD_CHECKED;
+
+/* ---- templates ------------------------------------------------------------------------------------- */
+
+typedef int sc_template_t; /* memory that lives start from: index and generation */
+
+/*
+ * Makes what is costly to make once: runs init(arg) in a compartment with the policy *sc, and when it returns freezes the
+ * memory it leaves behind.  Sthreads and gates whose policy names the template (sc_start_from) find their globals, heap and
+ * thread-local storage as init left them, shared until they write; each is still a life of its own, with its own instance
+ * number, randomness and stack canary, so that libraries which reseed after a fork do.  What init drew itself, keys or
+ * random numbers, is the same in all of them.  Descriptors that init opened are closed.
+ * Called from: host mode, any thread; it runs init on it, and waits where init waits.
+ * Errors (-1): as sthread_create(); EINVAL the policy names a template itself; ECANCELED init did not return; EDEADLK it
+ * called sthread_park(); ENOMEM.
+ */
+sc_template_t sc_template(const sc_t *sc, stcb_t init, void *arg) STHREAD_CHECKED;
+/* Runs the template's init again.  Lives that begin after it start from the new memory, running ones are not touched.
+ * Errors: EBADF; else as sc_template(), and the template is as before. */
+int sc_template_refresh(sc_template_t handle);
+/* What init returned the last time.  Errors: EBADF; EINVAL. */
+int sc_template_result(sc_template_t handle, void **result);
+/* Deletes a template; running lives are not touched, policies that name it grant no life any more (EBADF).
+ * Errors: EBADF; EPERM. */
+int sc_template_destroy(sc_template_t handle);
+/* Lets sthreads and gates with this policy start from a template.  Errors: EBADF; EINVAL it names another already. */
+int sc_start_from(sc_t *sc, sc_template_t handle);
 
 /* ---- sthreads -------------------------------------------------------------------------------------- */
 

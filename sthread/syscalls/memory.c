@@ -23,25 +23,26 @@ long serve_brk(struct call *call)
 	uint64_t end = round_up(wanted);
 	/* What lies above the heap in the snapshot stays where it is. */
 	if (wanted >= base && end - base <= compartment->policy->memory && end <= supervisor.snapshot.heap_limit) {
-		if (end < compartment->heap_end)
-			address_space_clear(compartment->space, end, compartment->heap_end);
-		compartment->heap_end = end;
+		if (end < compartment->memory.heap_end &&
+		    address_space_clear(compartment->space, end, compartment->memory.heap_end) != 0)
+			return (long)compartment->memory.heap_end;
+		compartment->memory.heap_end = end;
 		return (long)wanted;
 	}
-	return (long)compartment->heap_end;
+	return (long)compartment->memory.heap_end;
 }
 
 static bool take_free_range(struct compartment *compartment, uint64_t size, uint64_t *start)
 {
-	for (unsigned i = 0; i < compartment->free_range_count; i++) {
-		struct free_range *range = &compartment->free_ranges[i];
+	for (unsigned i = 0; i < compartment->memory.free_range_count; i++) {
+		struct free_range *range = &compartment->memory.free_ranges[i];
 		if (range->size < size)
 			continue;
 		*start = range->start;
 		range->start += size;
 		range->size -= size;
 		if (!range->size)
-			*range = compartment->free_ranges[--compartment->free_range_count];
+			*range = compartment->memory.free_ranges[--compartment->memory.free_range_count];
 		return true;
 	}
 	return false;
@@ -63,13 +64,13 @@ long serve_mmap(struct call *call)
 	if (size > compartment->policy->memory || (file && size > FILE_COPY_MAX))
 		return -ENOMEM;
 	if (!take_free_range(compartment, size, &start)) {
-		start = compartment->arena_end;
+		start = compartment->memory.arena_end;
 		/* Addresses are limited as well: page tables for them are never given back. */
 		uint64_t used = start - supervisor.machine->window - SPACE_ARENA;
 		if (start + size > supervisor.machine->window + SPACE_ARENA_END ||
 		    (used + size) / ARENA_PER_QUOTA > compartment->policy->memory)
 			return -ENOMEM;
-		compartment->arena_end += size;
+		compartment->memory.arena_end += size;
 		call->bounds = compartment_bounds(compartment);
 	}
 	for (uint64_t done = 0; file && done < call->argument[1];) {
@@ -95,13 +96,14 @@ long serve_munmap(struct call *call)
 		 base = supervisor.machine->window + SPACE_ARENA;
 	if (start & DUNE_PAGE_MASK || !size)
 		return -EINVAL;
-	if (start < base || start + size > compartment->arena_end || start + size < start)
+	if (start < base || start + size > compartment->memory.arena_end || start + size < start)
 		return -EPERM;
-	address_space_clear(compartment->space, start, start + size);
-	if (start + size == compartment->arena_end)
-		compartment->arena_end = start;
-	else if (compartment->free_range_count < sizeof compartment->free_ranges / sizeof *compartment->free_ranges)
-		compartment->free_ranges[compartment->free_range_count++] = (struct free_range){ start, size };
+	if (address_space_clear(compartment->space, start, start + size) != 0)
+		return -ENOMEM;
+	if (start + size == compartment->memory.arena_end)
+		compartment->memory.arena_end = start;
+	else if (compartment->memory.free_range_count < sizeof compartment->memory.free_ranges / sizeof *compartment->memory.free_ranges)
+		compartment->memory.free_ranges[compartment->memory.free_range_count++] = (struct free_range){ start, size };
 	return 0;
 }
 
