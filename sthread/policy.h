@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 
 #include "sthread.h"
 
@@ -32,6 +33,12 @@ struct policy_tag {
 	tag_t tag;
 	int prot;
 };
+/* Two grants of one tag: the right to write is larger than that to write to copies. */
+static inline int policy_tag_rights(int one, int other)
+{
+	int both = one | other;
+	return both & PROT_WRITE ? both & ~SC_COPY_ON_WRITE : both;
+}
 struct policy_file {
 	int number; /* in the compartment */
 	int file;   /* handle of a struct open_file */

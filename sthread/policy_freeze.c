@@ -37,7 +37,7 @@ static uint32_t join_tags(struct policy_tag *list, uint32_t count)
 	qsort(list, count, sizeof *list, by_tag);
 	for (uint32_t i = 0; i < count; i++)
 		if (kept && list[kept - 1].tag == list[i].tag)
-			list[kept - 1].prot |= list[i].prot;
+			list[kept - 1].prot = policy_tag_rights(list[kept - 1].prot, list[i].prot);
 		else
 			list[kept++] = list[i];
 	return kept;
@@ -95,6 +95,9 @@ static int join(const sc_t *parts, size_t count, struct policy *whole)
 	for (size_t i = 0; i < count; i++) {
 		if (policy_view(&parts[i], &part) != 0)
 			return -1;
+		if (part.template && whole->template && part.template != whole->template)
+			return dune_fail(EINVAL, "two parts start from different templates");
+		whole->template = part.template ? part.template : whole->template;
 		add_lists(whole, &part);
 	}
 	whole->tags = join_tags(whole->tag, whole->tags);
