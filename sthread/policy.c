@@ -168,7 +168,7 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	struct policy_tag *list = words(sc)->tag;
 	for (unsigned i = 0; i < policy->tags; i++)
 		if (list[i].tag == tag) {
-			list[i].prot = policy_tag_rights(list[i].prot, prot);
+			list[i].prot = policy_join_rights(list[i].prot, prot);
 			return 0;
 		}
 	if (policy->tags == POLICY_TAGS)

@@ -34,7 +34,7 @@ struct policy_tag {
 	int prot;
 };
 /* Two grants of one tag: the right to write is larger than that to write to copies. */
-static inline int policy_tag_rights(int one, int other)
+static inline int policy_join_rights(int one, int other)
 {
 	int both = one | other;
 	return both & PROT_WRITE ? both & ~SC_COPY_ON_WRITE : both;

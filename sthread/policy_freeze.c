@@ -37,7 +37,7 @@ static uint32_t join_tags(struct policy_tag *list, uint32_t count)
 	qsort(list, count, sizeof *list, by_tag);
 	for (uint32_t i = 0; i < count; i++)
 		if (kept && list[kept - 1].tag == list[i].tag)
-			list[kept - 1].prot = policy_tag_rights(list[kept - 1].prot, list[i].prot);
+			list[kept - 1].prot = policy_join_rights(list[kept - 1].prot, list[i].prot);
 		else
 			list[kept++] = list[i];
 	return kept;
