@@ -386,3 +386,19 @@ int cgate_call_buf(cgate_t gate, const void *in, size_t inlen, void *out, size_t
 	}
 	return 0;
 }
+
+static bool forget(void *object)
+{
+	struct gate *gate = object;
+	for (unsigned i = 0; i < gate->instances; i++)
+		gate->instance[i].compartment.space = NULL; /* not there any more */
+	gate_free_instances(gate);
+	policy_put(gate->policy);
+	free(gate);
+	return true;
+}
+
+void gates_forget(void)
+{
+	handles_end_all(&supervisor.gates, forget);
+}

@@ -18,6 +18,7 @@ enum {
 struct address_space *address_spaces;
 static struct address_space *idle_spaces;
 static uint64_t space_count;
+static uint64_t base_root; /* snapshot_root(); 0: not made yet */
 
 /* ---- making and taking ----------------------------------------------------------------------------- */
 
@@ -31,11 +32,10 @@ uint64_t space_snapshot_value(const struct snapshot_region *region, uint64_t add
 /* Page tables that show the snapshot as it is; every address space is derived from them.  Never loaded. */
 static uint64_t snapshot_root(void)
 {
-	static uint64_t root;
 	struct dune_machine *machine = supervisor.machine;
 	const struct snapshot *snapshot = &supervisor.snapshot;
-	if (root)
-		return root;
+	if (base_root)
+		return base_root;
 	uint64_t made = dune_root_new(machine);
 	for (size_t i = 0; made && i < snapshot->count; i++) {
 		const struct snapshot_region *region = &snapshot->regions[i];
@@ -46,7 +46,7 @@ static uint64_t snapshot_root(void)
 			*entry = space_snapshot_value(region, at);
 		}
 	}
-	return root = made;
+	return base_root = made;
 }
 
 /* The life page, for ring 3 and for the monitor, and the page with the canary. */
@@ -255,4 +255,20 @@ int address_space_begin(struct address_space *space, uint64_t instance)
 	space->context.fs_base = supervisor.snapshot.thread_pointer;
 	space->lives++;
 	return 0;
+}
+
+void address_spaces_forget(void)
+{
+	for (struct address_space *space = address_spaces, *next; space; space = next) {
+		next = space->next;
+		dune_context_free(&space->context);
+		pristine_put(space->pristine);
+		free(space->pages);
+		free(space->tag);
+		free(space);
+	}
+	address_spaces = idle_spaces = NULL;
+	space_count = 0;
+	base_root = 0;
+	/* The working sets stay: they are addresses, and the snapshot is the same. */
 }

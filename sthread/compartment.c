@@ -119,3 +119,9 @@ void compartment_end(struct compartment *compartment)
 		policy_put(compartment->policy);
 	compartment->policy = NULL;
 }
+
+void compartment_forget(struct compartment *compartment)
+{
+	compartment->space = NULL;
+	compartment_end(compartment);
+}

@@ -52,6 +52,8 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);
 /* Ends a life: closes its files, gives the address space back. */
 void compartment_end(struct compartment *compartment);
+/* In the child of a fork: closes the files of one of the parent's. */
+void compartment_forget(struct compartment *compartment);
 
 /*
  * Host work that may take long, on files and file systems, is done between these two, without the supervisor lock.

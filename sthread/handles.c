@@ -65,3 +65,10 @@ void handle_end(struct handles *handles, int handle)
 	slot->next_free = handles->free_list;
 	handles->free_list = (uint32_t)(slot - handles->slots) + 1;
 }
+
+void handles_end_all(struct handles *handles, bool (*dispose)(void *object))
+{
+	for (uint32_t index = 0; index < handles->count; index++)
+		if (handles->slots[index].object && dispose(handles->slots[index].object))
+			handle_end(handles, (int)(handles->slots[index].generation << INDEX_BITS | index));
+}

@@ -5,6 +5,7 @@
 #ifndef STHREAD_HANDLES_H
 #define STHREAD_HANDLES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,5 +27,7 @@ int handle_new(struct handles *handles, void *object);
 void *handle_get(const struct handles *handles, int handle);
 /* Ends a handle.  Preconditions: handle_get() knows it. */
 void handle_end(struct handles *handles, int handle);
+/* Calls dispose() with every object and ends the handles of those it returns true for. */
+void handles_end_all(struct handles *handles, bool (*dispose)(void *object));
 
 #endif

@@ -49,11 +49,13 @@ int supervisor_enter(void)
 		errno = EPERM;
 		return -1;
 	}
-	if (supervisor.ready && !supervisor.forked)
+	if (supervisor.ready && *supervisor.here)
 		return 0;
-	return dune_fail(EPERM, supervisor.forked ?
-					"sthreads cannot be used in the child of a fork before it calls exec" :
-					"sthread_init() has not been called, or has failed");
+	if (supervisor.ready)
+		return dune_fail(EPERM, "sthreads cannot be used in a child that was not made by fork()");
+	if (supervisor.forked)
+		return supervisor_rebuild();
+	return dune_fail(EPERM, "sthread_init() has not been called, or has failed");
 }
 
 /* ---- services -------------------------------------------------------------------------------------- */
@@ -113,19 +115,24 @@ uint64_t supervisor_new_instance(void)
 	return supervisor.instances;
 }
 
+static uint8_t stock[4096];
+static size_t used = sizeof stock;
+
+void supervisor_random_forget(void)
+{
+	explicit_bzero(stock, sizeof stock);
+	used = sizeof stock;
+}
+
 /* The call itself, not libc's function: that may keep state in memory that is in the snapshot.
  * Small requests come from a buffer, so that a life does not cost a system call; what is handed out is wiped. */
 int supervisor_random(void *buffer, size_t size)
 {
-	static uint8_t stock[4096];
-	static size_t used = sizeof stock;
-	static pid_t owner;
 	if (size <= sizeof stock / 16) {
-		if (used + size > sizeof stock || owner != supervisor.process) {
+		if (used + size > sizeof stock) {
 			if (syscall(SYS_getrandom, stock, sizeof stock, 0) != sizeof stock)
 				return dune_fail(EIO, "the kernel gives no random bytes");
 			used = 0;
-			owner = supervisor.process;
 		}
 		memcpy(buffer, stock + used, size);
 		explicit_bzero(stock + used, size);
@@ -138,17 +145,6 @@ int supervisor_random(void *buffer, size_t size)
 }
 
 /* ---- starting -------------------------------------------------------------------------------------- */
-
-/* The child of a fork shares the virtual CPUs' memory and handles with its parent: it lets go of them. */
-static void in_child(void)
-{
-	if (!supervisor.ready)
-		return;
-	pthread_mutex_init(&supervisor.lock, NULL); /* another thread of the parent may have held it */
-	pthread_cond_init(&supervisor.changed, NULL);
-	supervisor.forked = true;
-	dune_machine_forget();
-}
 
 /* Tells the snapshot's copy of `place` where it is. */
 static int mark_inside(void)
@@ -187,20 +183,22 @@ static int start(void)
 	if (!(supervisor.machine = dune_machine_get()) || !dune_vcpu_get(supervisor.machine))
 		return -1;
 	supervisor.process = getpid();
-	if (boundaries_open() != 0)
+	if (supervisor_watch_forks() != 0 || boundaries_open() != 0)
 		return -1;
 	fflush(NULL);
 	if (heap_scrub() != 0)
 		return dune_fail(ENOMEM, "not enough memory to scrub the heap");
 	leave_heap_room();
 	supervisor.exits_before = dune_exits_total();
+	/* The snapshot's frames lie side by side, and nothing else among them: children inherit them. */
+	supervisor.machine->free_count = 0;
+	size_t first = supervisor.machine->frames_used;
 	if (snapshot_take(&supervisor.snapshot, supervisor.machine) != 0 || boundaries_check() != 0 ||
-	    mark_inside() != 0)
+	    mark_inside() != 0 || dune_machine_keep(supervisor.machine, first, supervisor.machine->frames_used) != 0)
 		return -1;
 	/* Half of the descriptors stay the process's own. */
 	struct rlimit files;
 	supervisor.files_max = getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur / 2 : 512;
-	pthread_atfork(NULL, NULL, in_child);
 	supervisor.ready = true;
 	return 0;
 }
@@ -212,7 +210,7 @@ int sthread_init(void)
 		return -1;
 	}
 	supervisor_lock();
-	int result = supervisor.ready ? 0 : start();
+	int result = supervisor.ready || supervisor.forked ? 0 : start();
 	supervisor_unlock();
 	return result == 0 ? supervisor_enter() : result;
 }

@@ -69,7 +69,7 @@ int process_map_mark_withheld(struct process_map *map) __attribute__((warn_unuse
 const struct process_mapping *process_map_find(const struct process_map *map, uintptr_t address);
 
 /*
- * The number of threads of this process, or -1.  A thread that pthread_join() has already returned for can be
+ * The number of threads of this process, without one that KVM may have made, or -1.  A thread that pthread_join() has already returned for can be
  * on the kernel's list a moment longer: a number above 1 is asked for again for up to 20 ms.
  * Errors: of open(2) and getdents64(2).
  */

@@ -147,7 +147,6 @@ static uint64_t map_image(struct snapshot *snapshot, struct dune_machine *machin
 	close(fd);
 	if (!good)
 		return 0;
-	madvise(at, size, MADV_DONTFORK);
 	madvise(at, size, MADV_DONTDUMP);
 	uint64_t physical = machine->image.physical + snapshot->image_used;
 	snapshot->image_used += size;

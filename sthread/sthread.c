@@ -245,3 +245,17 @@ int sthread_statistics(struct sthread_statistics *statistics)
 	supervisor_unlock();
 	return 0;
 }
+
+static bool forget(void *object)
+{
+	struct sthread *sthread = object;
+	if (sthread->state != STHREAD_ENDED)
+		compartment_forget(&sthread->own);
+	free(sthread);
+	return true;
+}
+
+void sthreads_forget(void)
+{
+	handles_end_all(&supervisor.sthreads, forget);
+}

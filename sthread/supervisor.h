@@ -43,7 +43,8 @@ struct supervisor {
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a compartment left its virtual CPU, a gate became free */
 	bool ready;
-	bool forked; /* this is a child of the process that `ready` speaks of */
+	bool forked;            /* a child of a process that was ready: the first use rebuilds (fork.c) */
+	volatile uint8_t *here; /* not 0 in the process that is ready; wiped in its children, however they are made */
 	struct dune_machine *machine;
 	struct snapshot snapshot;
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
@@ -60,7 +61,8 @@ void supervisor_unlock(void);
 
 /* True inside a compartment, where the snapshot's copy of one variable says so.  Async-signal-safe. */
 bool supervisor_inside(void);
-/* Entry check of public functions: 0 in host mode after sthread_init(), else -1 with EPERM. */
+/* Entry check of public functions: 0 in host mode after sthread_init(), else -1 with EPERM.  In the child of a fork the
+ * first call makes the child's own machine; then also the errors of that.  Preconditions: the lock is not held. */
 int supervisor_enter(void);
 /* Inside a compartment: asks the supervisor.  Returns its answer; negative values are errors. */
 long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e);
@@ -78,7 +80,21 @@ struct open_file *policy_open_file(int handle);
 uint64_t supervisor_new_instance(void);
 uint32_t supervisor_process_id(uint64_t instance);
 
+/* Handlers of fork(2): what children of this process find.  Errors: ENOMEM. */
+int supervisor_watch_forks(void);
+/* In the child of a fork: makes its own machine around the snapshot it inherited.  Errors: as sthread_init(). */
+int supervisor_rebuild(void);
+/* What fork.c has every file do in the child: drop whatever belongs to the parent's compartments.  Nothing in the arenas
+ * may be touched, it is not there.  Whoever keeps state about compartments of his own has to be called there too. */
+void sthreads_forget(void);
+void gates_forget(void);
+void tags_forget(void);
+void templates_forget(void);
+void address_spaces_forget(void);
+
 /* Fills buffer with fresh random bytes from the kernel.  Errors: those of getrandom(2). */
 int supervisor_random(void *buffer, size_t size);
+/* Drops what is kept for small requests. */
+void supervisor_random_forget(void);
 
 #endif

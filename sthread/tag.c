@@ -304,3 +304,19 @@ void sfree(void *pointer)
 	supervisor_unlock();
 	failed(error, "the pointer is not a live allocation of a tag");
 }
+
+/* Tagged globals are the child's own, copied on write like the rest of its memory. */
+static bool forget(void *object)
+{
+	struct tag *tag = object;
+	if (tag->permanent)
+		return false;
+	tag_free(tag);
+	return true;
+}
+
+void tags_forget(void)
+{
+	handles_end_all(&supervisor.tags, forget);
+	tag_memory_forget();
+}

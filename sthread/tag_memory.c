@@ -138,3 +138,16 @@ uint64_t tag_physical_at(uint64_t address)
 	boundary_at(address, &physical);
 	return physical;
 }
+
+void tag_memory_forget(void)
+{
+	for (struct free_extent *extent = free_extents, *next; extent; extent = next) {
+		next = extent->next;
+		free(extent);
+	}
+	free_extents = NULL;
+	if (owners)
+		munmap(owners, PAGES(arena()->size) * sizeof *owners);
+	owners = NULL;
+	arena_used = 0;
+}

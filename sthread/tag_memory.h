@@ -27,4 +27,7 @@ tag_t tag_at(uint64_t address);
 /* Where the byte at this address is in the guest.  Preconditions: tag_at() knows an owner. */
 uint64_t tag_physical_at(uint64_t address);
 
+/* In the child of a fork: nothing of the arena is there. */
+void tag_memory_forget(void);
+
 #endif

@@ -168,3 +168,16 @@ int sc_template_destroy(sc_template_t handle)
 		release(template);
 	return 0;
 }
+
+static bool forget(void *object)
+{
+	struct template *template = object;
+	retire(template->state);
+	release(template);
+	return true;
+}
+
+void templates_forget(void)
+{
+	handles_end_all(&supervisor.templates, forget);
+}

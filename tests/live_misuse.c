@@ -24,7 +24,7 @@ static void *gate_entry(void *argument, void *trusted)
 	return argument;
 }
 
-/* What must be refused before sthread_init(), inside an sthread, and in the child of a fork.  Returns 0, or the line of
+/* What must be refused before sthread_init() and inside an sthread.  Returns 0, or the line of
  * the first call that was not refused with EPERM. */
 #define DENIED(call)                                   \
 	do {                                           \
@@ -343,60 +343,6 @@ static void copies(void)
 	ASSERT_EQUAL(read(ends[0], &byte, 1), 1);
 }
 
-static bool has_fd_named(const char *part)
-{
-	for (int fd = 0; fd < 1000; fd++) {
-		char name[64], target[200];
-		ssize_t length;
-
-		snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
-		length = readlink(name, target, sizeof(target) - 1);
-		target[length > 0 ? length : 0] = 0;
-		if (length > 0 && strstr(target, part))
-			return true;
-	}
-	return false;
-}
-
-static void after_fork(void)
-{
-	struct sthread_statistics before, after;
-	sthread_t st;
-	sc_t sc;
-	int status, ends[2];
-	pid_t child;
-
-	ASSERT_EQUAL(pipe(ends), 0);
-	live_init();
-
-	tag_t tag = tag_new();
-	uint8_t *at = smalloc(tag, 10);
-
-	*at = 0x21;
-	sc_init(&sc);
-	sc_mem_add(&sc, tag, BOTH);
-	ASSERT_EQUAL(sthread_create(&st, &sc, body_park_then_read, at), 0);
-	ASSERT_EQUAL(sthread_statistics(&before), 0);
-	CU_ASSERT(has_fd_named("kvm-vm") && has_fd_named("kvm-vcpu")); /* else the names below show nothing */
-	child = fork();
-	if (child == 0) {
-		if (all_denied((void *)(intptr_t)st) != NULL)
-			_exit(1);
-		if (has_fd_named("kvm"))
-			_exit(2);
-		if (write(ends[1], at, 1) >= 0 || errno != EFAULT) /* tags are not in the child */
-			_exit(3);
-		_exit(0);
-	}
-	ASSERT_EQUAL(waitpid(child, &status, 0), child);
-	live_check(WIFEXITED(status) && WEXITSTATUS(status) == 0, __FILE__, __LINE__,
-		   "in the child all is denied, and nothing of the machine is there (status %#x)", status);
-	ASSERT_EQUAL(sthread_statistics(&after), 0);
-	CU_ASSERT(memcmp(&before, &after, sizeof(before)) == 0);
-	ASSERT_EQUAL(sthread_step(st), 0);
-	ASSERT_RETURNED(live_join(st), 0x21);
-}
-
 static const struct harness_test tests[] = {
 	{ "before sthread_init() everything is EPERM", before_init, HARNESS_FORK },
 	{ "inside an sthread everything is EPERM", inside, HARNESS_FORK },
@@ -407,7 +353,6 @@ static const struct harness_test tests[] = {
 	{ "NULL and garbage are EINVAL", bad_pointers, HARNESS_FORK },
 	{ "grants that cannot be made are refused, and the policy with them", bad_grants, HARNESS_FORK },
 	{ "copies of a policy are independent", copies, HARNESS_FORK },
-	{ "the child of a fork has nothing of the machine", after_fork, HARNESS_FORK },
 };
 
 int main(int argc, char **argv)

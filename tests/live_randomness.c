@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <openssl/evp.h>
@@ -254,10 +255,75 @@ static void hashes(void)
 	}
 }
 
+enum {
+	PROCESSES = 4,
+	LIVES = 50
+};
+
+static void draw_lives(struct draw *draws)
+{
+	sc_t sc;
+	tag_t tag = tag_new();
+	struct draw *to = smalloc(tag, sizeof(*to));
+
+	sc_init(&sc);
+	sc_mem_add(&sc, tag, BOTH);
+	for (int i = 0; i < LIVES; i++) {
+		memset(to, 0, sizeof(*to));
+		to->window = live_window();
+		live_run(&sc, draw_once, to);
+		draws[i] = *to;
+	}
+}
+
+/* The same snapshot, with the same seeded generators, in several processes. */
+static void children_repeat_nothing(void)
+{
+	const size_t size = PROCESSES * LIVES * sizeof(struct draw);
+	struct draw *draws = mmap(NULL, size, BOTH, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	uint8_t byte;
+
+	CU_ASSERT_EQUAL(RAND_bytes(&byte, 1), 1); /* seeds it */
+	context = SSL_CTX_new(TLS_client_method());
+	live_init();
+	live_run_bare(body_nothing, NULL);
+	for (int i = 0; i < PROCESSES - 1; i++) {
+		int status = 0;
+		pid_t child = fork();
+
+		if (child == 0) {
+			draw_lives(draws + (size_t)i * LIVES);
+			_exit(0);
+		}
+		ASSERT_EQUAL(waitpid(child, &status, 0), child);
+		ASSERT_EQUAL(status, 0);
+	}
+	draw_lives(draws + (PROCESSES - 1) * (size_t)LIVES);
+
+	unsigned errors = 0;
+
+	for (size_t i = 0; i < PROCESSES * LIVES; i++)
+		errors += draws[i].error != 0 || !draws[i].instance;
+	ASSERT_EQUAL(errors, 0);
+#define ASSERT_NONE_REPEATS(field) \
+	ASSERT_EQUAL(repeats(draws, PROCESSES *LIVES, offsetof(struct draw, field), sizeof(draws->field)), 0)
+	ASSERT_NONE_REPEATS(public);
+	ASSERT_NONE_REPEATS(private);
+	ASSERT_NONE_REPEATS(share);
+	ASSERT_NONE_REPEATS(from_kernel);
+	ASSERT_NONE_REPEATS(hello);
+	ASSERT_NONE_REPEATS(canary);
+	ASSERT_NONE_REPEATS(instance);
+	ASSERT_NONE_REPEATS(process);
+	CU_ASSERT(repeats(draws, PROCESSES * LIVES, offsetof(struct draw, plain), sizeof(draws->plain)) > 0);
+}
+
 static const struct harness_test tests[] = {
 	{ "no life repeats random bytes, a key share, a canary, an instance or a process id", nothing_repeats,
 	  HARNESS_FORK, .seconds = 60 },
 	{ "a long-lived gate goes on with its own random stream", gates_go_on, HARNESS_FORK },
+	{ "lives of a forked child repeat nothing of its parent's", children_repeat_nothing, HARNESS_FORK,
+	  .seconds = 60 },
 	{ "OpenSSL computes SHA-256 inside", hashes, HARNESS_FORK },
 };
 

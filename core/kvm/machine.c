@@ -413,14 +413,21 @@ static int reserve_memory(struct dune_machine *machine)
 	if (reserve(&machine->table_arena, TABLES_AT * GIB, 2 * GIB, 256 * MIB, 0) != 0 ||
 	    reserve(&machine->image, IMAGE_AT * GIB, 4 * GIB, 64 * MIB, KVM_MEM_READONLY) != 0 ||
 	    reserve(&machine->frames, FRAMES_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
-	    reserve(&machine->tags, TAGS_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0 ||
-	    dune_arena_back(machine, &machine->table_arena, machine->table_arena.chunk) != 0)
+	    reserve(&machine->tags, TAGS_AT * GIB, 64 * GIB, 256 * MIB, 0) != 0)
+		return -1;
+	return 0;
+}
+
+/* Starts the machine in memory that is reserved. */
+static int start(struct dune_machine *machine)
+{
+	if (dune_arena_back(machine, &machine->table_arena, machine->table_arena.chunk) != 0)
 		return -1;
 	madvise(machine->frames.host, machine->frames.size, MADV_HUGEPAGE); /* a wish: frames are used densely */
 	machine->tables = (struct dune_tables){ .host = machine->table_arena.host,
 						.physical = machine->table_arena.physical,
 						.size = machine->table_arena.backed };
-	return 0;
+	return lay_out_monitor(machine) == 0 && dune_machine_probe(machine) == 0 ? 0 : -1;
 }
 
 static void close_machine(struct dune_machine *machine)
@@ -444,41 +451,177 @@ static void close_machine(struct dune_machine *machine)
 
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 static struct dune_machine *the_machine;
+static struct dune_machine
+	*inherited; /* in the child of a fork, until it makes its own: what is left of the parent's */
+
+static struct dune_machine *open_new(void)
+{
+	struct dune_machine *machine = calloc(1, sizeof *machine);
+	if (!machine) {
+		dune_fail(ENOMEM, "out of memory");
+		return NULL;
+	}
+	machine->kvm = machine->vm = -1;
+	if (open_kvm(machine) == 0 && reserve_memory(machine) == 0 && start(machine) == 0)
+		return machine;
+	int error = errno;
+	dune_vcpus_forget();
+	close_machine(machine);
+	errno = error;
+	return NULL;
+}
+
+/* ---- fork ------------------------------------------------------------------------------------------ */
+
+static int handlers_error;
+
+int dune_machine_keep(struct dune_machine *machine, size_t start, size_t end)
+{
+	if (madvise(machine->frames.host + start, end - start, MADV_DOFORK) != 0 ||
+	    madvise(machine->image.host, machine->image.size, MADV_DOFORK) != 0)
+		return dune_fail(errno, "cannot let children inherit the snapshot: %s", strerror(errno));
+	machine->kept_start = start;
+	machine->kept_end = end;
+	return 0;
+}
+
+/* The parts of the arenas that a child does not have. */
+struct hole {
+	uint8_t *at;
+	size_t size;
+};
+enum {
+	HOLES = 4
+};
+
+static void find_holes(const struct dune_machine *machine, struct hole holes[HOLES])
+{
+	uint8_t *frames = machine->frames.host;
+	holes[0] = (struct hole){ machine->table_arena.host, machine->table_arena.size };
+	holes[1] = (struct hole){ frames, machine->kept_start };
+	holes[2] = (struct hole){ frames + machine->kept_end, machine->frames.size - machine->kept_end };
+	holes[3] = (struct hole){ machine->tags.host, machine->tags.size };
+}
+
+/* Closes what is open, and makes the holes empty reservations: nothing else may come to lie there, and a pointer into
+ * the parent's tags must fault.  how: MAP_FIXED or MAP_FIXED_NOREPLACE. */
+static void let_go(struct dune_machine *machine, int how)
+{
+	struct hole holes[HOLES];
+	dune_vcpus_forget();
+	close(machine->vm);
+	close(machine->kvm);
+	machine->vm = machine->kvm = -1;
+	find_holes(machine, holes);
+	for (unsigned i = 0; i < HOLES; i++) {
+		void *at = holes[i].at;
+		if (holes[i].size &&
+		    mmap(at, holes[i].size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1, 0) != at)
+			machine->unusable = true;
+	}
+}
+
+static int add_ranges_again(struct dune_machine *machine)
+{
+	for (unsigned i = 0; i < machine->range_count; i++)
+		if (set_slot(machine, machine->ranges[i].host, machine->ranges[i].physical, machine->ranges[i].size,
+			     0) != 0)
+			return -1;
+	return 0;
+}
+
+/* Makes a machine of the child's own around what it has inherited, at the same addresses. */
+static int open_again(struct dune_machine *machine)
+{
+	struct hole holes[HOLES];
+	struct dune_arena *arenas[] = { &machine->frames, &machine->tags, &machine->image, &machine->table_arena };
+	if (machine->unusable)
+		return dune_fail(ENOMEM, "something else lies where this child of a fork needs its memory");
+	find_holes(machine, holes);
+	for (unsigned i = 0; i < HOLES; i++) {
+		madvise(holes[i].at, holes[i].size, MADV_DONTFORK);
+		madvise(holes[i].at, holes[i].size, MADV_DONTDUMP);
+	}
+	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
+		arenas[i]->backed = 0;
+	machine->next_slot = 0;
+	machine->processor_count = 0;
+	machine->frames_used = machine->kept_end; /* what is before the kept part stays unused */
+	machine->free_count = 0;
+	machine->host = (struct dune_host){ 0 };
+	free(machine->cpuid);
+	machine->cpuid = NULL;
+	if (open_kvm(machine) == 0 && start(machine) == 0 && add_ranges_again(machine) == 0)
+		return 0;
+	int error = errno;
+	let_go(machine, MAP_FIXED);
+	errno = error;
+	return -1;
+}
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&opening);
+	dune_vcpus_lock();
+}
+
+static void after_fork_in_parent(void)
+{
+	dune_vcpus_unlock();
+	pthread_mutex_unlock(&opening);
+}
+
+static void after_fork_in_child(void)
+{
+	struct dune_machine *machine = the_machine;
+	after_fork_in_parent(); /* this thread holds the locks */
+	if (!machine)
+		return;
+	the_machine = NULL;
+	if (machine->kept_end) {
+		let_go(machine, MAP_FIXED_NOREPLACE);
+		inherited = machine;
+		return;
+	}
+	dune_vcpus_forget();
+	close(machine->vm);
+	close(machine->kvm);
+	munmap((void *)machine->window, machine->window_size);
+	free(machine->ranges);
+	free(machine->cpuid);
+	free(machine->free_frames);
+	free(machine);
+}
+
+static void install_handlers(void)
+{
+	handlers_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
 
 struct dune_machine *dune_machine_get(void)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct dune_machine *machine = __atomic_load_n(&the_machine, __ATOMIC_ACQUIRE);
 	if (machine)
 		return machine;
+	pthread_once(&once, install_handlers);
+	if (handlers_error) {
+		dune_fail(handlers_error, "out of memory");
+		return NULL;
+	}
 	pthread_mutex_lock(&opening);
-	if (!the_machine && (machine = calloc(1, sizeof *machine))) {
-		machine->kvm = machine->vm = -1;
-		if (open_kvm(machine) == 0 && reserve_memory(machine) == 0 && lay_out_monitor(machine) == 0 &&
-		    dune_machine_probe(machine) == 0) {
-			__atomic_store_n(&the_machine, machine, __ATOMIC_RELEASE);
-		} else {
-			int error = errno;
-			dune_vcpus_forget();
-			close_machine(machine);
-			errno = error;
-		}
+	if (!the_machine) {
+		if (!inherited)
+			machine = open_new();
+		else if (open_again(inherited) == 0)
+			machine = inherited;
+		if (machine)
+			inherited = NULL;
+		__atomic_store_n(&the_machine, machine, __ATOMIC_RELEASE);
 	}
 	machine = the_machine;
 	pthread_mutex_unlock(&opening);
 	return machine;
-}
-
-/* Not async-signal-safe: for the child handler of pthread_atfork in a process that was single-threaded or accepts
- * what pthread_atfork allows. */
-void dune_machine_forget(void)
-{
-	struct dune_machine *machine = the_machine;
-	if (!machine)
-		return;
-	dune_vcpus_forget();
-	close(machine->vm);
-	close(machine->kvm);
-	the_machine = NULL; /* arenas are not in the child (MADV_DONTFORK); the small structure stays behind */
 }
 
 int dune_probe(struct dune_host *host)

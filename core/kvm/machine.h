@@ -46,8 +46,10 @@ struct dune_machine {
 	struct dune_arena *ranges; /* memory of the process that is in no arena */
 	unsigned range_count;
 	struct dune_tables tables;
-	size_t frames_used;    /* bytes of frames handed out by bumping */
-	uint64_t *free_frames; /* stack of freed frames, guest-physical */
+	size_t frames_used;          /* bytes of frames handed out by bumping */
+	size_t kept_start, kept_end; /* of the frames: what children inherit */
+	bool unusable;               /* in a child: the addresses needed were not free */
+	uint64_t *free_frames;       /* stack of freed frames, guest-physical */
 	size_t free_count, free_room;
 
 	uintptr_t window; /* start of the reserved range, 1 GiB aligned */
@@ -65,8 +67,14 @@ struct dune_machine {
 /* Returns the process's machine, made at the first call; NULL with errno and dune_error().  Any thread. */
 struct dune_machine *dune_machine_get(void);
 
-/* In the child of a fork: forgets the parent's machine, whose memory the child does not have, and closes its fds. */
-void dune_machine_forget(void);
+/*
+ * Names the frames [start, end) (bytes from the arena's begin) that the children of a fork inherit, copied on write, and
+ * with them the image arena (ranges they have anyway).  Nothing that belongs to one compartment may be in there.  In a child the machine's memory
+ * slots, tables, other frames and tags are gone and its descriptors are closed; the next dune_machine_get() makes a
+ * machine of the child's own around what was kept: the same struct, window, guest-physical and host addresses.
+ * Errors: those of madvise(2).
+ */
+int dune_machine_keep(struct dune_machine *machine, size_t start, size_t end);
 
 /* Makes the arena's first `bytes` bytes known to KVM.  Errors: ENOMEM, ENOSPC no slot left. */
 int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size_t bytes);

@@ -315,7 +315,16 @@ void dune_vcpus_forget(void)
 		free(vcpu);
 	}
 	pool = every = NULL;
-	pthread_mutex_init(&pool_lock, NULL); /* another thread of the parent may have held it */
+}
+
+void dune_vcpus_lock(void)
+{
+	pthread_mutex_lock(&pool_lock);
+}
+
+void dune_vcpus_unlock(void)
+{
+	pthread_mutex_unlock(&pool_lock);
 }
 
 uint64_t dune_exits_total(void)

@@ -68,6 +68,9 @@ struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);
 /* Closes and forgets all virtual CPUs: in the child of a fork, where their threads are not, and when the machine could
  * not be made. */
 void dune_vcpus_forget(void);
+/* Around a fork: keeps the list of virtual CPUs as it is. */
+void dune_vcpus_lock(void);
+void dune_vcpus_unlock(void);
 
 /* Exits of all virtual CPUs that reached user space, the probe's included. */
 uint64_t dune_exits_total(void);

@@ -48,6 +48,9 @@ typedef struct sc {
  *
  * Preconditions: the process has one thread.
  * Called from: host mode.  A second call returns 0 and does nothing.
+ * In the child of a fork the first call of this header that needs it makes a virtual machine of the child's own; its
+ * sthreads start from the parent's snapshot.  The parent's handles are stale there (EBADF); policies, frozen ones
+ * too, stay valid.
  * Errors: EBUSY other threads are running; ENOENT, EACCES no /dev/kvm or no right to it; ENOTSUP this KVM
  * lacks what is needed; ENOMEM.  sthread_error() names cause and cure.
  */
