@@ -96,6 +96,10 @@ struct wait {
  * Caller does not hold the lock. */
 bool wait_poll(const struct wait *wait, uint64_t nanoseconds);
 
+/* The kinds of a call's arguments, one letter each (syscalls/table.c); NULL: it is not served. */
+const char *system_call_kinds(long number);
+/* Whether a call is served only to those whose policy names it. */
+bool system_call_wants_grant(long number);
 /* Serves the system call in the compartment's registers. */
 enum served system_call_serve(struct compartment *compartment, struct wait *wait);
 

@@ -22,7 +22,7 @@ static struct policy_words *words(sc_t *sc)
 static bool is_policy(const struct policy *head)
 {
 	return head->magic == POLICY_MAGIC && head->tags <= POLICY_TAGS && head->files <= POLICY_FILES &&
-	       head->paths <= POLICY_PATHS && head->gates <= POLICY_GATES;
+	       head->paths <= POLICY_PATHS && head->gates <= POLICY_GATES && head->conditions <= POLICY_CONDITIONS;
 }
 
 /* Remembers the first failure of a policy. */
@@ -244,6 +244,30 @@ int sc_sys_add(sc_t *sc, int sysno)
 	return 0;
 }
 
+static int add_condition(sc_t *sc, int sysno, unsigned argument, int compare, uint64_t value, uint64_t mask)
+{
+	struct policy *policy = editable(sc);
+	struct policy_condition condition;
+	if (!policy)
+		return -1;
+	if (policy_condition_make(&condition, sysno, argument, compare, value, mask) != 0)
+		return refuse(policy, EINVAL, dune_error());
+	return policy_filter_add(words(sc)->condition, &policy->conditions, POLICY_CONDITIONS, &condition) ?
+		       0 :
+		       refuse(policy, ENOSPC, "the policy holds no more conditions on arguments");
+}
+
+int sc_sys_filter(sc_t *sc, int sysno, unsigned argument, enum sc_compare compare, uint64_t value)
+{
+	int known = (int)compare <= (int)SC_GREATER_OR_EQUAL ? (int)compare : -1;
+	return add_condition(sc, sysno, argument, known, value, 0);
+}
+
+int sc_sys_filter_masked(sc_t *sc, int sysno, unsigned argument, uint64_t mask, uint64_t value)
+{
+	return add_condition(sc, sysno, argument, POLICY_MASKED_EQUAL, value, mask);
+}
+
 int sc_cgate_add(sc_t *sc, cgate_t gate)
 {
 	struct policy *policy = editable(sc);
@@ -408,6 +432,7 @@ int policy_view(const sc_t *sc, struct policy *policy)
 	policy->file = from->file;
 	policy->path = from->path;
 	policy->gate = from->gate;
+	policy->condition = from->condition;
 	policy->index = NULL;
 	return 0;
 }

@@ -16,9 +16,11 @@ enum {
 	POLICY_FILES = 16,
 	POLICY_PATHS = 8,
 	POLICY_GATES = 16,
+	POLICY_CONDITIONS = 10,
 	POLICY_TAGS_MAX = 4096, /* in any policy */
 	POLICY_GATES_MAX = 4096,
 	POLICY_PATHS_MAX = 256,
+	POLICY_CONDITIONS_MAX = 256,
 	POLICY_PARTS_MAX = 1024, /* of a frozen policy */
 	POLICY_SYSTEM_CALLS = 512,
 	POLICY_MAGIC = 0x5c01,
@@ -45,6 +47,17 @@ struct policy_file {
 	int prot;
 };
 
+/* A condition on a scalar argument of a system call; there is at least one argument for which it holds. */
+struct policy_condition {
+	uint64_t value, mask; /* mask: POLICY_MASKED_EQUAL only, else 0 */
+	uint16_t call;        /* openat stands for open as well */
+	uint8_t argument;
+	uint8_t compare; /* enum sc_compare, or */
+};
+enum {
+	POLICY_MASKED_EQUAL = SC_GREATER_OR_EQUAL + 1
+};
+
 /*
  * A policy.  In an sc_t, whose words may be copied like any others, the pointers are NULL and the lists follow
  * (struct policy_words).  policy_read() makes a view of that.  Compartments hold policies made by policy_new(), which
@@ -58,13 +71,14 @@ struct policy {
 	uint64_t memory;
 	uint64_t calls;
 	uint32_t wall_milliseconds;
-	uint32_t descriptors;               /* at a time */
-	uint32_t tags, files, paths, gates; /* how many */
-	int32_t template;                   /* handle + 1 of the template its lives start from; 0: the snapshot */
+	uint32_t descriptors;                           /* at a time */
+	uint32_t tags, files, paths, gates, conditions; /* how many */
+	int32_t template; /* handle + 1 of the template its lives start from; 0: the snapshot */
 	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
 	struct policy_tag *tag;
 	struct policy_file *file, *path;
 	cgate_t *gate;
+	struct policy_condition *condition;
 	const struct policy_index *index; /* NULL: the lists are searched */
 };
 
@@ -75,6 +89,7 @@ struct policy_words {
 	struct policy_file file[POLICY_FILES];
 	struct policy_file path[POLICY_PATHS];
 	cgate_t gate[POLICY_GATES];
+	struct policy_condition condition[POLICY_CONDITIONS];
 };
 _Static_assert(sizeof(struct policy_words) <= sizeof(sc_t), "a policy fits in an sc_t");
 
@@ -138,6 +153,8 @@ uint64_t policy_shape(const struct policy *policy);
 /* ---- what a policy says ----------------------------------------------------------------------------- */
 
 bool policy_allows_call(const struct policy *policy, long number);
+/* Whether a call, which is one that is served, may have conditions: quick.  Then policy_filter_passes() decides. */
+bool policy_filters_call(const struct policy *policy, long number);
 /* Whether the gates of the policy, made by policy_new(), are still there.  They are looked up again only after some
  * gate has been destroyed.  Caller holds the supervisor lock. */
 bool policy_gates_exist(const struct policy *policy);
@@ -149,6 +166,24 @@ int policy_tag_rights(const struct policy *policy, tag_t tag);
 /* Whether a life with this policy, made by policy_new(), can write to any file. */
 bool policy_writes_files(const struct policy *policy);
 
+/* ---- conditions on arguments (policy_filter.c) ------------------------------------------------------ */
+
+bool policy_condition_holds(const struct policy_condition *condition, uint64_t argument);
+/* Whether every argument for which narrow holds is one for which wide does: exact. */
+bool policy_condition_implies(const struct policy_condition *narrow, const struct policy_condition *wide);
+/* Checks and makes one.  Errors: EINVAL. */
+int policy_condition_make(struct policy_condition *condition, int call, unsigned argument, int compare, uint64_t value,
+			  uint64_t mask);
+/* Adds a condition to a list, unless it is there.  Returns false if there is no room. */
+bool policy_filter_add(struct policy_condition *list, uint32_t *count, uint32_t room,
+		       const struct policy_condition *condition);
+/* Whether a call passes all conditions on it.  The arguments are those the call will use. */
+bool policy_filter_passes(const struct policy *policy, long number, const uint64_t argument[6]);
+/* A condition of the wider policy that does not follow from one of the narrower; NULL: none. */
+const struct policy_condition *policy_filter_lacks(const struct policy *narrow, const struct policy *wide);
+/* Whether a condition of the wider policy on a descriptor concerns the narrower one. */
+bool policy_filter_names_descriptors(const struct policy *narrow, const struct policy *wide);
+
 /*
  * Rights only shrink: whether child grants nothing that parent does not.  Returns 0; or -1 with EPERM, and
  * dune_error() names the right that the parent lacks.
@@ -156,6 +191,8 @@ bool policy_writes_files(const struct policy *policy);
  *   files      the same open file, whichever duplicate of it and under whichever number; rights likewise
  *   paths      the same directory through the same mount; one beneath a directory of the parent does not count
  *   calls, gates
+ *   filters    each condition of the parent on a call that the child can make follows from one of the child's; and if
+ *              one is on a descriptor, descriptors are the same under the same number only
  *   flags      SC_KILL binds the child as well
  *   template   the parent's, or none
  *   limits     at most the parent's; one that is not set counts as its default

@@ -82,6 +82,8 @@ static void add_lists(struct policy *to, const struct policy *part)
 	to->files += part->files;
 	to->paths += part->paths;
 	to->gates += part->gates;
+	for (uint32_t i = 0; i < part->conditions; i++)
+		policy_filter_add(to->condition, &to->conditions, UINT32_MAX, &part->condition[i]);
 	for (unsigned i = 0; i < POLICY_SYSTEM_CALLS / 64; i++)
 		to->system_calls[i] |= part->system_calls[i];
 	to->flags |= part->flags;
@@ -107,6 +109,8 @@ static int join(const sc_t *parts, size_t count, struct policy *whole)
 	if (whole->tags > POLICY_TAGS_MAX || whole->gates > POLICY_GATES_MAX || whole->paths > POLICY_PATHS_MAX)
 		return dune_fail(ENOSPC, "a policy has at most %d tags, %d gates and %d directories", POLICY_TAGS_MAX,
 				 POLICY_GATES_MAX, POLICY_PATHS_MAX);
+	if (whole->conditions > POLICY_CONDITIONS_MAX)
+		return dune_fail(ENOSPC, "a policy has at most %d conditions on arguments", POLICY_CONDITIONS_MAX);
 	if (whole->files > COMPARTMENT_FILES)
 		return dune_fail(ENOSPC, "an sthread has at most %d descriptors", COMPARTMENT_FILES);
 	policy_limits_default(whole);
@@ -127,11 +131,12 @@ sc_frozen_t sc_freeze(const sc_t *parts, size_t count)
 		.file = malloc(count * POLICY_FILES * sizeof *whole.file),
 		.path = malloc(count * POLICY_PATHS * sizeof *whole.path),
 		.gate = malloc(count * POLICY_GATES * sizeof *whole.gate),
+		.condition = malloc(count * POLICY_CONDITIONS * sizeof *whole.condition),
 	};
 	const struct policy *policy = NULL;
 	sc_frozen_t handle = -1;
 	supervisor_lock();
-	if (!whole.tag || !whole.file || !whole.path || !whole.gate)
+	if (!whole.tag || !whole.file || !whole.path || !whole.gate || !whole.condition)
 		dune_fail(ENOMEM, "out of memory");
 	else if (join(parts, count, &whole) == 0)
 		policy = policy_new_from(&whole, POLICY_KEPT);
@@ -145,6 +150,7 @@ sc_frozen_t sc_freeze(const sc_t *parts, size_t count)
 	free(whole.file);
 	free(whole.path);
 	free(whole.gate);
+	free(whole.condition);
 	errno = error;
 	return handle;
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "supervisor.h"
 
@@ -24,6 +25,7 @@ struct table {
 };
 struct policy_index {
 	struct table tags, gates;
+	uint64_t filtered[POLICY_SYSTEM_CALLS / 64]; /* calls with conditions */
 };
 
 struct shared {
@@ -79,6 +81,11 @@ static void index_free(struct policy_index *index)
 	free(index);
 }
 
+static void set_bit(uint64_t *bits, unsigned number)
+{
+	bits[number / 64] |= (uint64_t)1 << number % 64;
+}
+
 static struct policy_index *index_make(const struct policy *policy)
 {
 	struct policy_index *index = calloc(1, sizeof *index);
@@ -90,6 +97,8 @@ static struct policy_index *index_make(const struct policy *policy)
 		table_add(&index->tags, policy->tag[i].tag, i);
 	for (uint32_t i = 0; i < policy->gates; i++)
 		table_add(&index->gates, policy->gate[i], i);
+	for (uint32_t i = 0; i < policy->conditions; i++)
+		set_bit(index->filtered, policy->condition[i].call);
 	return index;
 }
 
@@ -134,6 +143,15 @@ bool policy_allows_gate(const struct policy *policy, cgate_t gate)
 bool policy_allows_call(const struct policy *policy, long number)
 {
 	return number >= 0 && number < POLICY_SYSTEM_CALLS && policy->system_calls[number / 64] >> number % 64 & 1;
+}
+
+bool policy_filters_call(const struct policy *policy, long number)
+{
+	if (!policy->conditions || !policy->index)
+		return policy->conditions;
+	if (number == SYS_open)
+		number = SYS_openat;
+	return policy->index->filtered[number / 64] >> number % 64 & 1;
 }
 
 bool policy_gates_exist(const struct policy *policy)
@@ -182,7 +200,8 @@ uint64_t policy_shape(const struct policy *policy)
 static size_t list_bytes(const struct policy *policy)
 {
 	return policy->tags * sizeof *policy->tag + policy->files * sizeof *policy->file +
-	       policy->paths * sizeof *policy->path + policy->gates * sizeof *policy->gate;
+	       policy->paths * sizeof *policy->path + policy->gates * sizeof *policy->gate +
+	       policy->conditions * sizeof *policy->condition;
 }
 
 static struct shared *object_new(const struct policy *from, enum policy_use use)
@@ -254,6 +273,7 @@ const struct policy *policy_new_from(const struct policy *from, enum policy_use 
 	*shared = (struct shared){ .policy = *from, .use = use, .references = 1 };
 	struct policy *policy = &shared->policy;
 	char *at = (char *)shared->lists;
+	policy->condition = place(&at, from->condition, from->conditions * sizeof *from->condition);
 	policy->tag = place(&at, from->tag, from->tags * sizeof *from->tag);
 	policy->file = place(&at, from->file, from->files * sizeof *from->file);
 	policy->path = place(&at, from->path, from->paths * sizeof *from->path);

@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "call_names.h"
 #include "supervisor.h"
 
 #ifndef F_DUPFD_QUERY
@@ -69,14 +70,14 @@ bool policy_same_file(const struct policy_file *one, const struct policy_file *o
 	return a && b && same_open_file(a, b);
 }
 
-/* The rights that a list grants on an object, in however many grants. */
-static int rights_on(const struct policy_file *list, unsigned count, const struct open_file *object,
+/* The rights that a list grants on an object, in however many grants; number >= 0: under that number only. */
+static int rights_on(const struct policy_file *list, unsigned count, const struct open_file *object, int number,
 		     bool (*same)(const struct open_file *, const struct open_file *))
 {
 	int rights = 0;
 	for (unsigned i = 0; i < count; i++) {
 		const struct open_file *file = policy_open_file(list[i].file);
-		if (file && same(file, object))
+		if (file && (number < 0 || list[i].number == number) && same(file, object))
 			rights |= authority(list[i].prot);
 	}
 	return rights;
@@ -98,12 +99,14 @@ static int check_tags(const struct policy *child, const struct policy *parent)
 
 static int check_files(const struct policy *child, const struct policy *parent)
 {
+	bool by_number = policy_filter_names_descriptors(child, parent);
 	for (unsigned i = 0; i < child->files; i++) {
 		const struct policy_file *grant = &child->file[i];
 		const struct open_file *file = policy_open_file(grant->file);
 		if (!file)
 			return dune_fail(EPERM, "the narrower policy names a file that has been released");
-		if (authority(grant->prot) & ~rights_on(parent->file, parent->files, file, same_open_file))
+		if (authority(grant->prot) &
+		    ~rights_on(parent->file, parent->files, file, by_number ? grant->number : -1, same_open_file))
 			return lacks("does not grant the open file of descriptor %d with these rights", grant->number);
 	}
 	for (unsigned i = 0; i < child->paths; i++) {
@@ -111,7 +114,7 @@ static int check_files(const struct policy *child, const struct policy *parent)
 		const struct open_file *directory = policy_open_file(grant->file);
 		if (!directory)
 			return dune_fail(EPERM, "the narrower policy names a directory that has been released");
-		if (authority(grant->prot) & ~rights_on(parent->path, parent->paths, directory, same_directory))
+		if (authority(grant->prot) & ~rights_on(parent->path, parent->paths, directory, -1, same_directory))
 			return lacks("does not grant the directory of descriptor %d with these rights", grant->number);
 	}
 	return 0;
@@ -123,6 +126,15 @@ static int check_calls(const struct policy *child, const struct policy *parent)
 		if (policy_allows_call(child, i) && !policy_allows_call(parent, i))
 			return lacks("does not grant system call %d", i);
 	return 0;
+}
+
+static int check_filters(const struct policy *child, const struct policy *parent)
+{
+	const struct policy_condition *condition = policy_filter_lacks(child, parent);
+	return condition ? dune_fail(EPERM,
+				     "the wider policy has a condition on argument %d of %s that the narrower has not",
+				     condition->argument, call_name(condition->call)) :
+			   0;
 }
 
 static int check_gates(const struct policy *child, const struct policy *parent)
@@ -153,7 +165,7 @@ static int check_limits(const struct policy *child, const struct policy *parent)
 int policy_check_subset(const struct policy *child, const struct policy *parent)
 {
 	static int (*const rules[])(const struct policy *, const struct policy *) = {
-		check_tags, check_files, check_calls, check_gates, check_limits,
+		check_tags, check_files, check_calls, check_filters, check_gates, check_limits,
 	};
 	for (unsigned i = 0; i < sizeof rules / sizeof *rules; i++)
 		if (rules[i](child, parent) != 0)

@@ -85,6 +85,8 @@ static void *all_denied_inside(void *sthread)
 	DENIED(sc_fd_add(&sc, 0, PROT_READ) == -1);
 	DENIED(sc_path_add(&sc, 0, PROT_READ) == -1);
 	DENIED(sc_sys_add(&sc, SYS_open) == -1);
+	DENIED(sc_sys_filter(&sc, SYS_openat, 2, SC_EQUAL, 0) == -1);
+	DENIED(sc_sys_filter_masked(&sc, SYS_openat, 2, 1, 0) == -1);
 	DENIED(sc_cgate_add(&sc, 0) == -1);
 	DENIED(sc_flags_add(&sc, SC_KILL) == -1);
 	DENIED(sc_cpu_budget(&sc, 1) == -1);

@@ -378,6 +378,218 @@ static void wrong_freezes(void)
 	ASSERT_ERROR(sc_freeze(parts, 2) == -1, EBADF); /* remembered */
 }
 
+/* ---- conditions on arguments ------------------------------------------------------------------------------------- */
+
+/* One system call, as registers. */
+struct call {
+	long number;
+	uint64_t argument[4];
+};
+
+static void *make_call(void *argument)
+{
+	const struct call *call = argument;
+	long result = syscall(call->number, call->argument[0], call->argument[1], call->argument[2], call->argument[3]);
+	return (void *)(result >= 0 ? result : -errno);
+}
+
+/* The tests' calls lie in a tag, and strings in the snapshot. */
+static struct call *shared_call;
+static tag_t call_tag;
+static const char path_in_directory[] = "hostname", buffer[64] = "some bytes";
+
+static void prepare_calls(sc_t *sc)
+{
+	live_init();
+	call_tag = tag_new();
+	shared_call = smalloc(call_tag, sizeof *shared_call);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(shared_call);
+	sc_init(sc);
+	sc_mem_add(sc, call_tag, PROT_READ);
+}
+
+#define CALL(sc, ...) (*shared_call = (struct call){ __VA_ARGS__ }, live_run(sc, make_call, shared_call))
+
+static void sizes_of_writes(void)
+{
+	struct life life;
+	uint64_t file;
+	sc_t sc;
+
+	prepare_calls(&sc);
+	file = (uint64_t)open("/dev/null", O_RDWR);
+	sc_fd_add(&sc, (int)file, BOTH);
+	ASSERT_RETURNED(CALL(&sc, SYS_write, { file, (uint64_t)buffer, 5 }), 5); /* control */
+	sc_sys_filter(&sc, SYS_write, 2, SC_LESS_OR_EQUAL, 4);
+	ASSERT_RETURNED(CALL(&sc, SYS_write, { file, (uint64_t)buffer, 4 }), 4);
+	life = CALL(&sc, SYS_write, { file, (uint64_t)buffer, 5 });
+	ASSERT_RETURNED(life, -EPERM);
+	ASSERT_EQUAL(life.info.calls_denied, 1);
+	ASSERT_EQUAL(life.info.system_call, SYS_write);
+	ASSERT_RETURNED(CALL(&sc, SYS_read, { file, (uint64_t)buffer, 5 }), -EFAULT); /* another call: it passes */
+	ASSERT_RETURNED(CALL(&sc, SYS_write, { 999, (uint64_t)buffer, 5 }), -EBADF);
+}
+
+static void all_conditions(void)
+{
+	uint64_t file;
+	sc_t sc;
+
+	prepare_calls(&sc);
+	file = (uint64_t)open("/dev/null", O_RDWR);
+	sc_fd_add(&sc, (int)file, BOTH);
+	sc_sys_filter(&sc, SYS_write, 2, SC_GREATER, 2);
+	sc_sys_filter(&sc, SYS_write, 2, SC_LESS, 10);
+	sc_sys_filter(&sc, SYS_write, 2, SC_NOT_EQUAL, 7);
+	sc_sys_filter_masked(&sc, SYS_write, 2, 1, 1);
+	for (uint64_t size = 0; size < 12; size++) {
+		bool passes = size > 2 && size < 10 && size != 7 && size % 2;
+		ASSERT_RETURNED(CALL(&sc, SYS_write, { file, (uint64_t)buffer, size }), passes ? (long)size : -EPERM);
+	}
+}
+
+static void requests_of_ioctl(void)
+{
+	int ends[2];
+	uint64_t file;
+	sc_t sc;
+
+	prepare_calls(&sc);
+	ASSERT_EQUAL(pipe(ends), 0);
+	file = (uint64_t)ends[0];
+	sc_fd_add(&sc, ends[0], PROT_READ);
+	long without = (long)(intptr_t)CALL(&sc, SYS_ioctl, { file, TIOCGWINSZ, 0 }).value;
+	CU_ASSERT(without < 0 && without != -EPERM); /* control: refused, but for another reason */
+	sc_sys_filter(&sc, SYS_ioctl, 1, SC_EQUAL, FIONREAD);
+	long refused = (long)(intptr_t)CALL(&sc, SYS_ioctl, { file, TIOCGWINSZ, 0 }).value;
+	ASSERT_EQUAL(refused, -EPERM);
+	long passes = (long)(intptr_t)CALL(&sc, SYS_ioctl, { file, FIONREAD, 0 }).value;
+	CU_ASSERT(passes != -EPERM);
+}
+
+/* What the call does not take of a register makes no difference to the condition. */
+static void upper_halves(void)
+{
+	uint64_t file;
+	sc_t sc;
+
+	prepare_calls(&sc);
+	file = (uint64_t)open("/dev/null", O_RDWR);
+	sc_fd_add(&sc, (int)file, BOTH);
+	ASSERT_RETURNED(CALL(&sc, SYS_fcntl, { file, F_GETFL | (uint64_t)5 << 32 }), O_RDWR | 0100000); /* control */
+	sc_sys_filter(&sc, SYS_fcntl, 1, SC_NOT_EQUAL, F_GETFL);
+	ASSERT_RETURNED(CALL(&sc, SYS_fcntl, { file, F_GETFL }), -EPERM);
+	ASSERT_RETURNED(CALL(&sc, SYS_fcntl, { file, F_GETFL | (uint64_t)5 << 32 }), -EPERM);
+	sc_sys_filter(&sc, SYS_lseek, 0, SC_NOT_EQUAL, file);
+	ASSERT_RETURNED(CALL(&sc, SYS_lseek, { file | (uint64_t)1 << 40, 0, SEEK_CUR }), -EPERM);
+}
+
+static void open_and_openat(void)
+{
+	static const struct call calls[] = {
+		{ SYS_open, { (uint64_t)path_in_directory, O_RDONLY } },
+		{ SYS_openat, { (uint64_t)AT_FDCWD, (uint64_t)path_in_directory, O_RDONLY } },
+		{ SYS_open, { (uint64_t)path_in_directory, O_RDONLY | O_NONBLOCK } },
+		{ SYS_openat, { (uint64_t)AT_FDCWD, (uint64_t)path_in_directory, O_RDONLY | O_NONBLOCK } },
+		{ SYS_open, { (uint64_t)path_in_directory, O_RDWR } },
+	};
+	sc_t plain, by_open, by_openat;
+
+	prepare_calls(&plain);
+	sc_path_add(&plain, open("/etc", O_RDONLY | O_DIRECTORY), PROT_READ);
+	sc_sys_add(&plain, SYS_openat);
+	by_open = by_openat = plain;
+	sc_sys_filter_masked(&by_open, SYS_open, 1, O_ACCMODE | O_NONBLOCK, O_RDONLY);
+	sc_sys_filter_masked(&by_openat, SYS_openat, 2, O_ACCMODE | O_NONBLOCK, O_RDONLY);
+	sc_sys_filter(&by_openat, SYS_openat, 0, SC_EQUAL, (uint64_t)AT_FDCWD);
+	for (unsigned i = 0; i < 5; i++) {
+		*shared_call = calls[i];
+		long without = (long)(intptr_t)live_run(&plain, make_call, shared_call).value;
+		long first = (long)(intptr_t)live_run(&by_open, make_call, shared_call).value;
+		long second = (long)(intptr_t)live_run(&by_openat, make_call, shared_call).value;
+		if (i < 4)
+			CU_ASSERT(without >= 0);
+		if (i < 2)
+			CU_ASSERT(first >= 0 && second >= 0);
+		if (i >= 2)
+			CU_ASSERT(first == -EPERM && second == -EPERM);
+	}
+	sc_destroy(&plain);
+}
+
+static void a_filtered_call_kills(void)
+{
+	struct life life;
+	uint64_t file;
+	sc_t sc;
+
+	prepare_calls(&sc);
+	file = (uint64_t)open("/dev/null", O_RDWR);
+	sc_fd_add(&sc, (int)file, BOTH);
+	sc_flags_add(&sc, SC_KILL);
+	sc_sys_filter(&sc, SYS_write, 2, SC_LESS, 5);
+	ASSERT_RETURNED(CALL(&sc, SYS_write, { file, (uint64_t)buffer, 4 }), 4); /* control */
+	life = CALL(&sc, SYS_write, { file, (uint64_t)buffer, 5 });
+	ASSERT_END(life, STHREAD_DENIED);
+	ASSERT_EQUAL(life.info.system_call, SYS_write);
+}
+
+/* A filter grants nothing. */
+static void a_filter_is_no_grant(void)
+{
+	sc_t sc;
+
+	prepare_calls(&sc);
+	sc_path_add(&sc, open("/etc", O_RDONLY | O_DIRECTORY), PROT_READ);
+	sc_sys_filter(&sc, SYS_open, 1, SC_EQUAL, O_RDONLY);
+	ASSERT_RETURNED(CALL(&sc, SYS_open, { (uint64_t)path_in_directory, O_RDONLY }), -EPERM);
+	sc_sys_add(&sc, SYS_open);
+	CU_ASSERT((intptr_t)CALL(&sc, SYS_open, { (uint64_t)path_in_directory, O_RDONLY }).value >= 0); /* control */
+	sc_destroy(&sc);
+}
+
+/* Through the index of a kept policy, with conditions from several parts. */
+static void filters_of_frozen_policies(void)
+{
+	uint64_t file;
+	sc_t parts[2];
+
+	prepare_calls(&parts[0]);
+	sc_init(&parts[1]);
+	file = (uint64_t)open("/dev/null", O_RDWR);
+	sc_fd_add(&parts[0], (int)file, BOTH);
+	sc_sys_filter(&parts[0], SYS_write, 2, SC_GREATER, 3);
+	sc_sys_filter(&parts[1], SYS_write, 2, SC_LESS, 6);
+	sc_sys_filter(&parts[1], SYS_lseek, 2, SC_EQUAL, SEEK_CUR);
+	sc_frozen_t policy = sc_freeze(parts, 2), first = sc_freeze(parts, 1);
+	for (uint64_t size = 1; size < 10; size++) {
+		*shared_call = (struct call){ SYS_write, { file, (uint64_t)buffer, size } };
+		ASSERT_RETURNED(run_frozen(policy, make_call, shared_call), size > 3 && size < 6 ? (long)size : -EPERM);
+	}
+	*shared_call = (struct call){ SYS_lseek, { file, 0, SEEK_SET } };
+	ASSERT_RETURNED(run_frozen(policy, make_call, shared_call), -EPERM);
+	ASSERT_RETURNED(run_frozen(first, make_call, shared_call), 0); /* control */
+	ASSERT_EQUAL(sc_frozen_is_subset(first, policy), -1);
+	sc_destroy(&parts[0]);
+}
+
+/* A call that parks is filtered when it is made again, with the registers it had. */
+static void a_filtered_call_that_parks(void)
+{
+	sthread_t st;
+	int ends[2];
+	sc_t sc;
+
+	prepare_calls(&sc);
+	ASSERT_EQUAL(pipe(ends), 0);
+	sc_fd_add(&sc, ends[0], PROT_READ);
+	sc_sys_filter(&sc, SYS_read, 2, SC_LESS, 5);
+	ASSERT_EQUAL(live_create(&st, &sc, read_byte, (void *)(intptr_t)ends[0]), 0);
+	ASSERT_EQUAL(write(ends[1], "z", 1), 1);
+	ASSERT_RETURNED(live_join(st), 'z');
+	sc_destroy(&sc);
+}
+
 static const struct harness_test tests[] = {
 	{ "300 tags of one frozen policy can all be used", three_hundred_tags, HARNESS_FORK, .seconds = 120 },
 	{ "tags that a large policy does not name cannot, nor with more rights", only_those_three_hundred, HARNESS_FORK,
@@ -393,6 +605,17 @@ static const struct harness_test tests[] = {
 	{ "of each limit the lowest counts", limits_are_the_lowest, HARNESS_FORK },
 	{ "64 descriptors can be granted, 65 cannot", many_descriptors, HARNESS_FORK },
 	{ "200 gates of one frozen policy can all be called, others cannot", many_gates, HARNESS_FORK, .seconds = 120 },
+	{ "a write on a granted descriptor passes a condition on its size, or is refused", sizes_of_writes,
+	  HARNESS_FORK },
+	{ "all conditions on a call must hold", all_conditions, HARNESS_FORK, .seconds = 60 },
+	{ "ioctl can be limited to one request", requests_of_ioctl, HARNESS_FORK },
+	{ "the upper half of a register makes no difference to a condition", upper_halves, HARNESS_FORK },
+	{ "open and openat have the same conditions", open_and_openat, HARNESS_FORK },
+	{ "SC_KILL ends an sthread whose call a condition refuses", a_filtered_call_kills, HARNESS_FORK },
+	{ "a condition grants nothing", a_filter_is_no_grant, HARNESS_FORK },
+	{ "conditions of all parts of a frozen policy must hold", filters_of_frozen_policies, HARNESS_FORK,
+	  .seconds = 60 },
+	{ "a call with conditions can park and be made again", a_filtered_call_that_parks, HARNESS_FORK },
 	{ "wrong parts and stale frozen policies are refused", wrong_freezes, HARNESS_FORK },
 };
 

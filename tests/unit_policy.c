@@ -318,6 +318,199 @@ static void a_directory_opened_again_is_the_same_grant(void)
 	sc_destroy(&wide);
 }
 
+/* ---- conditions on arguments ------------------------------------------------------------------------------------- */
+
+static uint64_t random_value(void)
+{
+	static const uint64_t special[] = { 0,          1,          2,          7,          8,
+					    0x7fffffff, 0xffffffff, 1ull << 32, 1ull << 63, UINT64_MAX - 1,
+					    UINT64_MAX };
+	uint64_t value = special[random_next() % (sizeof special / sizeof *special)];
+	switch (random_next() % 4) {
+	case 0:
+		return value;
+	case 1:
+		return value + random_next() % 3 - 1;
+	case 2:
+		return random_next() % 16;
+	default:
+		return (1ull << random_next() % 64) - random_next() % 2;
+	}
+}
+
+static struct policy_condition random_condition(void)
+{
+	struct policy_condition condition;
+	do {
+		int compare = 1 + (int)random_next() % POLICY_MASKED_EQUAL;
+		uint64_t mask = compare == POLICY_MASKED_EQUAL ? random_value() : 0;
+		uint64_t value = compare == POLICY_MASKED_EQUAL ? random_value() & mask : random_value();
+		if (policy_condition_make(&condition, SYS_ioctl, 2, compare, value, mask) == 0)
+			return condition;
+	} while (true);
+}
+
+/* Looks for an argument that passes narrow and not wide, where one must be if there is any: at the ends of both, one
+ * beside them, and with single bits changed. */
+static bool counterexample(const struct policy_condition *narrow, const struct policy_condition *wide)
+{
+	const uint64_t seeds[] = { 0,
+				   UINT64_MAX,
+				   narrow->value,
+				   wide->value,
+				   narrow->value | ~narrow->mask,
+				   wide->value | ~wide->mask,
+				   narrow->value | wide->value };
+	for (unsigned i = 0; i < sizeof seeds / sizeof *seeds; i++)
+		for (int step = -2; step <= 2; step++)
+			for (int bit = -1; bit < 64; bit++)
+				for (int other = bit; other < 64; other += other < 0 || bit < 0 ? 64 : 7) {
+					uint64_t value = seeds[i] + (uint64_t)(int64_t)step;
+					value ^= bit >= 0 ? 1ull << bit : 0;
+					value ^= other > bit ? 1ull << other : 0;
+					if (policy_condition_holds(narrow, value) &&
+					    !policy_condition_holds(wide, value))
+						return true;
+				}
+	return false;
+}
+
+static void implication_is_exact(void)
+{
+	unsigned implied = 0;
+	random_state = 3;
+	for (int i = 0; i < ROUNDS; i++) {
+		struct policy_condition narrow = random_condition(), wide = random_condition();
+		bool implies = policy_condition_implies(&narrow, &wide);
+		if (implies == counterexample(&narrow, &wide)) {
+			harness_note("%d %#llx & %#llx, then %d %#llx & %#llx: %d", narrow.compare,
+				     (unsigned long long)narrow.value, (unsigned long long)narrow.mask, wide.compare,
+				     (unsigned long long)wide.value, (unsigned long long)wide.mask, implies);
+			CU_ASSERT(false);
+		}
+		CU_ASSERT(policy_condition_implies(&narrow, &narrow));
+		implied += implies;
+	}
+	CU_ASSERT(implied > ROUNDS / 20);
+}
+
+static void implication_is_transitive(void)
+{
+	unsigned chains = 0;
+	random_state = 4;
+	for (int i = 0; i < 100 * ROUNDS; i++) {
+		struct policy_condition a = random_condition(), b = random_condition(), c = random_condition();
+		if (!policy_condition_implies(&a, &b) || !policy_condition_implies(&b, &c))
+			continue;
+		CU_ASSERT(policy_condition_implies(&a, &c));
+		chains++;
+	}
+	CU_ASSERT(chains > 100);
+}
+
+static void a_filter_narrows(void)
+{
+	sc_t plain, loose, strict, other;
+
+	sc_init(&plain);
+	sc_sys_add(&plain, SYS_openat);
+	loose = strict = other = plain;
+	sc_sys_filter(&loose, SYS_openat, 3, SC_LESS, 512);
+	sc_sys_filter(&strict, SYS_open, 2, SC_LESS_OR_EQUAL, 448); /* the same argument by its other number */
+	sc_sys_filter(&strict, SYS_write, 2, SC_LESS, 100);
+	sc_sys_filter(&other, SYS_openat, 2, SC_LESS, 512);
+	CU_ASSERT(subset(&loose, &plain));
+	CU_ASSERT(!subset(&plain, &loose));
+	CU_ASSERT_PTR_NOT_NULL(strstr(sthread_error(), "argument 3 of openat"));
+	CU_ASSERT(subset(&strict, &loose));
+	CU_ASSERT(!subset(&loose, &strict));
+	CU_ASSERT(!subset(&other, &loose)); /* another argument */
+	CU_ASSERT_EQUAL(sc_equal(&loose, &loose), 0);
+}
+
+static void a_filter_binds_who_can_make_the_call(void)
+{
+	sc_t wide, narrow;
+
+	sc_init(&wide);
+	sc_sys_add(&wide, SYS_openat);
+	sc_sys_filter(&wide, SYS_openat, 2, SC_EQUAL, 0);
+	sc_init(&narrow);
+	CU_ASSERT(subset(&narrow, &wide)); /* it cannot open anything */
+	sc_sys_filter(&wide, SYS_ioctl, 1, SC_EQUAL, 0);
+	CU_ASSERT(!subset(&narrow, &wide)); /* ioctl() needs no grant of its own */
+	sc_sys_filter(&narrow, SYS_ioctl, 1, SC_EQUAL, 0);
+	CU_ASSERT(subset(&narrow, &wide));
+}
+
+/* Who may use descriptor 3 for one thing only must not get its file under another number. */
+static void a_filter_on_descriptors_makes_numbers_matter(void)
+{
+	sc_t wide, narrow;
+	int file = open("/dev/null", O_RDWR), copy = dup(file);
+
+	sc_init(&wide);
+	sc_fd_add(&wide, file, PROT_READ);
+	sc_init(&narrow);
+	sc_fd_add(&narrow, copy, PROT_READ);
+	CU_ASSERT(subset(&narrow, &wide)); /* control */
+	sc_sys_filter(&wide, SYS_ioctl, 0, SC_NOT_EQUAL, (uint64_t)file);
+	sc_sys_filter(&narrow, SYS_ioctl, 0, SC_NOT_EQUAL, (uint64_t)file);
+	CU_ASSERT(!subset(&narrow, &wide));
+	sc_destroy(&narrow);
+	sc_destroy(&wide);
+}
+
+static void wrong_conditions_are_refused(void)
+{
+	static const struct {
+		int call;
+		unsigned argument;
+		int compare;
+		uint64_t value;
+	} wrong[] = {
+		{ -1, 0, SC_EQUAL, 0 },
+		{ 100000, 0, SC_EQUAL, 0 },
+		{ SYS_reboot, 0, SC_EQUAL, 0 }, /* not served */
+		{ SYS_fork, 0, SC_EQUAL, 0 },   /* has none */
+		{ SYS_ioctl, 3, SC_EQUAL, 0 },  /* has three */
+		{ SYS_ioctl, 6, SC_EQUAL, 0 },
+		{ SYS_ioctl, UINT32_MAX, SC_EQUAL, 0 },
+		{ SYS_open, UINT32_MAX, SC_EQUAL, 0 },
+		{ SYS_open, 3, SC_EQUAL, 0 },
+		{ SYS_open, 0, SC_EQUAL, 0 }, /* an address */
+		{ SYS_openat, 1, SC_EQUAL, 0 },
+		{ SYS_write, 1, SC_NOT_EQUAL, 0 },
+		{ SYS_ioctl, 1, 0, 0 },
+		{ SYS_ioctl, 1, POLICY_MASKED_EQUAL, 0 },
+		{ SYS_ioctl, 1, -1, 0 },
+		{ SYS_ioctl, 1, SC_LESS, 0 },
+		{ SYS_ioctl, 1, SC_GREATER, UINT64_MAX },
+	};
+	sc_t sc;
+
+	for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+		sc_init(&sc);
+		errno = 0;
+		CU_ASSERT_EQUAL(sc_sys_filter(&sc, wrong[i].call, wrong[i].argument, (enum sc_compare)wrong[i].compare,
+					      wrong[i].value),
+				-1);
+		CU_ASSERT_EQUAL(errno, EINVAL);
+		CU_ASSERT(sc_is_subset(&sc, &sc) == -1 && errno == EINVAL); /* remembered */
+	}
+	sc_init(&sc);
+	CU_ASSERT(sc_sys_filter_masked(&sc, SYS_ioctl, 1, 0, 0) == -1 && errno == EINVAL);
+	sc_init(&sc);
+	CU_ASSERT(sc_sys_filter_masked(&sc, SYS_ioctl, 1, 6, 1) == -1 && errno == EINVAL);
+	sc_init(&sc);
+	CU_ASSERT(sc_sys_filter(NULL, SYS_ioctl, 1, SC_EQUAL, 1) == -1 && errno == EINVAL);
+	for (unsigned i = 0; i < POLICY_CONDITIONS; i++) {
+		CU_ASSERT_EQUAL(sc_sys_filter(&sc, SYS_ioctl, 1, SC_NOT_EQUAL, i), 0);
+		CU_ASSERT_EQUAL(sc_sys_filter(&sc, SYS_ioctl, 1, SC_NOT_EQUAL, i), 0); /* once more is no more */
+	}
+	CU_ASSERT(sc_sys_filter(&sc, SYS_ioctl, 1, SC_NOT_EQUAL, 99) == -1 && errno == ENOSPC);
+}
+
 static void what_is_no_policy_is_refused(void)
 {
 	sc_t good, bad;
@@ -344,6 +537,14 @@ static const struct harness_test tests[] = {
 	{ "the rights of two grants of one open file add up", rights_of_two_grants_of_one_file_add_up, HARNESS_FORK },
 	{ "a directory opened again is the same grant, one beneath it is not",
 	  a_directory_opened_again_is_the_same_grant, HARNESS_FORK },
+	{ "a condition implies another exactly if no argument says otherwise", implication_is_exact, HARNESS_FORK,
+	  .seconds = 120 },
+	{ "implication of conditions is transitive", implication_is_transitive, HARNESS_FORK },
+	{ "a policy with a condition is narrower than one without", a_filter_narrows, HARNESS_FORK },
+	{ "a condition binds who can make the call", a_filter_binds_who_can_make_the_call, HARNESS_FORK },
+	{ "conditions on descriptors make their numbers matter", a_filter_on_descriptors_makes_numbers_matter,
+	  HARNESS_FORK },
+	{ "wrong conditions are refused and remembered", wrong_conditions_are_refused, HARNESS_FORK },
 	{ "what is no policy, or failed, is refused", what_is_no_policy_is_refused, HARNESS_FORK },
 };
 

@@ -95,6 +95,27 @@ int sc_fd_add(sc_t *sc, int fd, int prot);
 int sc_path_add(sc_t *sc, int dirfd, int prot);
 /* Grants a system call.  SYS_open and SYS_openat imply each other.  Errors: EINVAL not a system call number. */
 int sc_sys_add(sc_t *sc, int sysno);
+/*
+ * Conditions on the arguments of system calls, 10 in a policy.  They restrict and grant nothing: a call that is made
+ * with other arguments than these is refused like one that was not granted (EPERM, counted, SC_KILL).  Several on one
+ * call must all hold.  They concern all calls that are served, those that need no sc_sys_add() as well (a write() on a
+ * granted descriptor).  One on SYS_open is one on the corresponding argument of SYS_openat, and the other way round.
+ *
+ * argument counts from 0 and must be a number, not an address.  It is compared as an unsigned number of 64 bits, after
+ * it was cut to what the call takes: what it takes as int is sign-extended, so that value can be AT_FDCWD.
+ * Errors: EINVAL no such call, argument or comparison, or one that nothing or everything would pass; ENOSPC.
+ */
+enum sc_compare {
+	SC_EQUAL = 1,
+	SC_NOT_EQUAL,
+	SC_LESS,
+	SC_LESS_OR_EQUAL,
+	SC_GREATER,
+	SC_GREATER_OR_EQUAL,
+};
+int sc_sys_filter(sc_t *sc, int sysno, unsigned argument, enum sc_compare compare, uint64_t value);
+/* The condition that argument & mask is value. */
+int sc_sys_filter_masked(sc_t *sc, int sysno, unsigned argument, uint64_t mask, uint64_t value);
 /* Grants calling a gate.  Errors: EBADF no such gate; ENOSPC. */
 int sc_cgate_add(sc_t *sc, cgate_t gate);
 
@@ -127,8 +148,9 @@ int sc_memory_quota(sc_t *sc, size_t bytes);
 
 /* Says whether the policy *narrow grants nothing that *wide does not: 0 yes; -1 with EPERM no, and sthread_error()
  * names the right that *wide lacks.  SC_KILL of *wide and its limits bind *narrow; limits that are not set count as
- * their defaults.  Descriptors are compared by open file (and their numbers do not matter), directories by directory
- * and mount.  Errors also: EINVAL not a policy; a policy's remembered failure.  Called from: host mode, any thread. */
+ * their defaults.  Each condition of *wide on an argument must follow from one condition of *narrow, if *narrow can make
+ * the call.  Descriptors are compared by open file (their numbers matter only if *wide has conditions on descriptors),
+ * directories by directory and mount.  Errors also: EINVAL not a policy; a policy's remembered failure.  Called from: host mode, any thread. */
 int sc_is_subset(const sc_t *narrow, const sc_t *wide) STHREAD_CHECKED;
 /* Says whether two policies grant the same, whatever the order of the grants: 0 yes; -1 with EPERM no.  Errors as
  * sc_is_subset(). */
@@ -138,7 +160,7 @@ int sc_equal(const sc_t *one, const sc_t *other) STHREAD_CHECKED;
  * Makes a policy that the library keeps and that never changes, from count policies in an array: for many sthreads,
  * which then cost no copying and checking of the policy, and for more grants than an sc_t holds (4,096 tags, 4,096 gates,
  * 256 directories, 64 descriptors).  It grants what any of the parts grants; restrictions add up as well: SC_KILL if a
- * part has it, each limit the lowest that a part sets.  It keeps its files open.
+ * part has it, each limit the lowest that a part sets, the conditions of all parts.  It keeps its files open.
  * On success returns a handle that sc_frozen_destroy() must release; the parts can be destroyed.
  * Called from: host mode, any thread.  Errors (-1): EPERM before sthread_init() or inside an sthread; EINVAL no parts, not
  * a policy, or two parts grant different files under one number; ENOSPC; EBADF a descriptor has been released; ENFILE;

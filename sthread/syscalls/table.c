@@ -70,6 +70,23 @@ static const struct row {
 	[SYS_exit_group] = { NOTHING, "i", serve_exit },
 };
 
+static const struct row *row_of(long number)
+{
+	return number >= 0 && number < POLICY_SYSTEM_CALLS && rows[number].kinds ? &rows[number] : NULL;
+}
+
+const char *system_call_kinds(long number)
+{
+	const struct row *row = row_of(number);
+	return row ? row->kinds : NULL;
+}
+
+bool system_call_wants_grant(long number)
+{
+	const struct row *row = row_of(number);
+	return row && row->need == GRANT;
+}
+
 /* Copies the arguments out of the registers, each as what it is. */
 static void take_arguments(struct call *call, const struct kvm_regs *regs, const char *kinds)
 {
@@ -134,6 +151,9 @@ enum served system_call_serve(struct compartment *compartment, struct wait *wait
 	};
 	take_arguments(&call, regs, row->kinds);
 	long answer = admit(&call, row);
+	if (!answer && policy_filters_call(compartment->policy, number) &&
+	    !policy_filter_passes(compartment->policy, number, call.argument))
+		answer = -EPERM;
 	bool admitted = !answer;
 	if (admitted)
 		answer = row->serve(&call);
