@@ -123,6 +123,7 @@ static bool shake_hands(const char *suite, const char *groups)
 	client = SSL_new(context);
 	SSL_set_bio(client, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
 	SSL_set_connect_state(client);
+	tls_kind.prepare(server);
 	w->wire.plain = &w->plain;
 	w->wire.reply = &w->reply;
 	memcpy(w->wire.ticket, ticket, TICKET_SIZE);

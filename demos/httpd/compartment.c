@@ -32,9 +32,45 @@ enum isolation compartments_isolation(void)
 	return mode;
 }
 
-void *compartment_body(const struct compartment_kind *kind, void *shared)
+static void *new_private_memory(const struct compartment_kind *kind)
 {
 	void *private_memory = calloc(1, kind->private_size);
+
+	if (private_memory != NULL && kind->prepare != NULL)
+		kind->prepare(private_memory);
+	return private_memory;
+}
+
+/* In a template of one kind, and so in each compartment that starts from it: its private memory. */
+static void *prepared;
+
+static void *prepare_body(void *kind)
+{
+	prepared = new_private_memory(kind);
+	return prepared;
+}
+
+int compartments_prepare(const struct compartment_kind *kind, sc_t *policy)
+{
+	sc_t nothing;
+	sc_template_t template;
+	void *made = NULL;
+
+	if (mode == ISOLATION_NONE)
+		return 0;
+	sc_init(&nothing);
+	template = sc_template(&nothing, prepare_body, (void *)(uintptr_t)kind);
+	if (template == -1)
+		return -1;
+	if (sc_template_result(template, &made) == 0 && made != NULL)
+		return sc_start_from(policy, template);
+	errno = ENOMEM;
+	return -1;
+}
+
+void *compartment_body(const struct compartment_kind *kind, void *shared)
+{
+	void *private_memory = prepared != NULL ? prepared : new_private_memory(kind);
 
 	if (private_memory == NULL)
 		abort();
@@ -78,7 +114,7 @@ int compartment_start(struct compartment *c, const struct compartment_kind *kind
 
 	*c = (struct compartment){ .shared = shared };
 	if (mode == ISOLATION_NONE) {
-		c->private_memory = calloc(1, kind->private_size);
+		c->private_memory = new_private_memory(kind);
 		if (c->private_memory == NULL)
 			return -1;
 		c->kind = kind;

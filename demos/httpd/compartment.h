@@ -26,7 +26,10 @@ struct compartment_kind {
 	const char *name;
 	stcb_t body; /* what the sthread runs: compartment_body() with this kind */
 	size_t private_size;
-	/* private_memory is zeroed before the first step and reachable for no other compartment. */
+	/* Makes, in zeroed memory, what is the same for every peer.  With sthreads it runs once, in a template, and each
+	 * compartment starts with a copy; it may fail by leaving memory that step() finds wanting.  NULL: nothing. */
+	void (*prepare)(void *private_memory);
+	/* private_memory is reachable for no other compartment. */
 	enum step (*step)(void *private_memory, void *shared);
 	void (*finish)(void *private_memory); /* releases what private_memory holds */
 };
@@ -58,6 +61,9 @@ enum isolation compartments_isolation(void);
 
 /* The body of every sthread of the server: steps until done, parks in between. */
 void *compartment_body(const struct compartment_kind *kind, void *shared);
+
+/* Lets compartments of this kind, with this policy, start prepared.  0 or -1 with errno. */
+int compartments_prepare(const struct compartment_kind *kind, sc_t *policy) STHREAD_CHECKED;
 
 /* Starts a compartment and runs its first step.  0 or -1 with errno. */
 int compartment_start(struct compartment *c, const struct compartment_kind *kind, const sc_t *policy,

@@ -143,7 +143,9 @@ static noreturn void fail_key(const char *path, int error)
 }
 
 /* A gate answers in no time, or something is wrong; the main loop waits for it. */
-enum { GATE_MILLISECONDS = 1000 };
+enum {
+	GATE_MILLISECONDS = 1000
+};
 
 static void make_sign_gate(struct server *server, const char *key_path)
 {
@@ -200,6 +202,9 @@ static void make_policies(struct server *server, int docroot)
 	(void)sc_path_add(&server->request_policy, docroot, PROT_READ);
 	if (server->log_gate != -1)
 		(void)sc_cgate_add(&server->request_policy, server->log_gate);
+	if (compartments_prepare(&tls_kind, &server->tls_policy) != 0 ||
+	    compartments_prepare(&request_kind, &server->request_policy) != 0)
+		fail_compartments("the templates of compartments");
 }
 
 struct listening {

@@ -104,25 +104,34 @@ static void on_message(int sent, int version, int content_type, const void *byte
 	state->messages += length;
 }
 
-static bool tls_start(struct tls_state *state, struct wire_region *wire)
+/* Draws no random number: what is made here is in every connection's memory. */
+static void tls_prepare(void *private_memory)
 {
-	state->wire = wire;
-	state->request = 1;
-	word_store(&wire->plain->request, state->request);
-	state->ssl = SSL_new(server_context);
-	if (state->ssl == NULL)
-		return false;
-	state->in = BIO_new(BIO_s_mem());
-	state->out = BIO_new(BIO_s_mem());
-	if (state->in == NULL || state->out == NULL) {
-		BIO_free(state->in);
-		BIO_free(state->out);
-		return false;
+	struct tls_state *state = private_memory;
+	BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
+
+	if (in != NULL && out != NULL)
+		state->ssl = SSL_new(server_context);
+	if (state->ssl == NULL) {
+		BIO_free(in);
+		BIO_free(out);
+		return;
 	}
-	SSL_set_bio(state->ssl, state->in, state->out);
+	state->in = in;
+	state->out = out;
+	SSL_set_bio(state->ssl, in, out);
 	SSL_set_accept_state(state->ssl);
 	SSL_set_msg_callback(state->ssl, on_message);
 	SSL_set_msg_callback_arg(state->ssl, state);
+}
+
+static bool tls_start(struct tls_state *state, struct wire_region *wire)
+{
+	if (state->ssl == NULL)
+		return false;
+	state->wire = wire;
+	state->request = 1;
+	word_store(&wire->plain->request, state->request);
 	return true;
 }
 
@@ -293,7 +302,7 @@ static enum step tls_step(void *private_memory, void *shared)
 
 	current = state;
 	ERR_clear_error();
-	if (state->ssl == NULL && !tls_start(state, shared))
+	if (state->wire == NULL && !tls_start(state, shared))
 		return STEP_DONE;
 	orders = word_load(&state->wire->orders);
 	if (!state->failed)
@@ -334,6 +343,7 @@ const struct compartment_kind tls_kind = {
 	.name = "TLS sthread",
 	.body = tls_body,
 	.private_size = sizeof(struct tls_state),
+	.prepare = tls_prepare,
 	.step = tls_step,
 	.finish = tls_finish,
 };

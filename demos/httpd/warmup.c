@@ -161,6 +161,7 @@ static bool serve_once(struct warmup *w, const char *suite, const char *group)
 	w->reply.log_gate = -1;
 	sign_ticket_issue(&w->tickets, 0, ticket);
 	if (client != NULL && tls_memory != NULL && request_memory != NULL) {
+		tls_kind.prepare(tls_memory);
 		served = converse(w, client, tls_memory, request_memory);
 		request_kind.finish(request_memory);
 		tls_kind.finish(tls_memory);
