@@ -111,6 +111,7 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 
 void compartment_end(struct compartment *compartment)
 {
+	pending_call_end(compartment);
 	descriptor_close_all(compartment);
 	if (compartment->space)
 		address_space_release(compartment->space);

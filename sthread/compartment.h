@@ -17,12 +17,19 @@ struct descriptor {
 	struct open_file *file; /* NULL: free */
 	int number;
 	int prot;
+	enum {
+		AS_ITS_FILE, /* calls wait unless the open file has O_NONBLOCK */
+		BLOCKS,      /* or as it was said with fcntl(): the open file may be shared, and is left alone */
+		NEVER_BLOCKS
+	} blocking;
 };
 
 /* A call that waits is served again when it may go on; this is kept from its first serving to its answer. */
 struct pending_call {
 	bool begun;
-	uint64_t deadline; /* as in struct wait */
+	uint64_t deadline;     /* as in struct wait */
+	uint64_t done;         /* bytes moved so far */
+	struct open_file *set; /* an epoll descriptor over all that it waits for; or NULL */
 };
 
 struct compartment {
@@ -75,6 +82,8 @@ uint64_t compartment_time_left(const struct compartment *compartment);
 /* Opens file under a number; number -1: the lowest free one.  Returns the number, or -1 with EMFILE.  Takes over the
  * reference.  Preconditions: the number is free. */
 int descriptor_add(struct compartment *compartment, struct open_file *file, int number, int prot);
+/* What a number stands for; NULL if nothing. */
+struct descriptor *descriptor_find(struct compartment *compartment, long number);
 /* The file behind a number if it is held with these rights (0: any); NULL with EBADF. */
 struct open_file *descriptor_get(struct compartment *compartment, long number, int prot);
 int descriptor_close(struct compartment *compartment, long number);
@@ -91,6 +100,9 @@ struct wait {
 	short events;
 	uint64_t deadline; /* nanoseconds of CLOCK_MONOTONIC; 0: none */
 };
+
+/* Forgets a call that waits, or did. */
+void pending_call_end(struct compartment *compartment);
 
 /* Polls for what a call waits for, its deadline included, but no longer than this.  Returns whether it came.
  * Caller does not hold the lock. */

@@ -1,9 +1,10 @@
 /* descriptors.c - the private descriptor table of a compartment; see compartment.h */
 #include <errno.h>
+#include <sys/epoll.h>
 
 #include "compartment.h"
 
-static struct descriptor *find(struct compartment *compartment, long number)
+struct descriptor *descriptor_find(struct compartment *compartment, long number)
 {
 	for (unsigned i = 0; i < COMPARTMENT_FILES; i++)
 		if (compartment->files[i].file && compartment->files[i].number == number)
@@ -32,7 +33,7 @@ int descriptor_add(struct compartment *compartment, struct open_file *file, int 
 		if (free->file)
 			continue;
 		if (number < 0)
-			for (number = 0; find(compartment, number);)
+			for (number = 0; descriptor_find(compartment, number);)
 				number++;
 		*free = (struct descriptor){ .file = file, .number = number, .prot = prot };
 		return number;
@@ -43,22 +44,37 @@ int descriptor_add(struct compartment *compartment, struct open_file *file, int 
 
 struct open_file *descriptor_get(struct compartment *compartment, long number, int prot)
 {
-	const struct descriptor *descriptor = find(compartment, number);
+	const struct descriptor *descriptor = descriptor_find(compartment, number);
 	if (descriptor && (descriptor->prot & prot) == prot)
 		return descriptor->file;
 	errno = EBADF;
 	return NULL;
 }
 
+/* What is closed is not waited for any more, although others may hold the open file. */
+static void leave_epolls(struct compartment *compartment, const struct open_file *file)
+{
+	for (unsigned i = 0; i < COMPARTMENT_FILES; i++)
+		if (compartment->files[i].file == file)
+			return; /* it has another number */
+	for (unsigned i = 0; i < COMPARTMENT_FILES; i++) {
+		const struct open_file *epoll = compartment->files[i].file;
+		if (epoll && epoll->kind == FILE_EPOLL)
+			epoll_ctl(epoll->fd, EPOLL_CTL_DEL, file->fd, NULL);
+	}
+}
+
 int descriptor_close(struct compartment *compartment, long number)
 {
-	struct descriptor *descriptor = find(compartment, number);
+	struct descriptor *descriptor = descriptor_find(compartment, number);
 	if (!descriptor) {
 		errno = EBADF;
 		return -1;
 	}
-	open_file_put(descriptor->file);
+	struct open_file *file = descriptor->file;
 	descriptor->file = NULL;
+	leave_epolls(compartment, file);
+	open_file_put(file);
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "supervisor.h"
+#include "syscalls/families.h"
 
 static struct policy_words *words(sc_t *sc)
 {
@@ -237,10 +238,8 @@ int sc_sys_add(sc_t *sc, int sysno)
 	if (sysno < 0 || sysno >= POLICY_SYSTEM_CALLS)
 		return refuse(policy, EINVAL, "not a system call number");
 	allow(policy, sysno);
-	if (sysno == SYS_open || sysno == SYS_openat) {
-		allow(policy, SYS_open);
-		allow(policy, SYS_openat);
-	}
+	for (const int *other = system_call_family(sysno); other && *other >= 0; other++)
+		allow(policy, *other);
 	return 0;
 }
 

@@ -105,12 +105,21 @@ extern const unsigned policy_limit_count;
 /* The value that counts: the field's, or the default. */
 uint64_t policy_limit_value(const struct policy *policy, const struct policy_limit *limit);
 
+/* Files on which some calls work that do not on others. */
+enum open_file_kind {
+	FILE_PLAIN,
+	FILE_EPOLL, /* made by a compartment, not granted */
+	FILE_TIMER
+};
+
 /* An open file that a policy or a compartment holds: the process's own duplicate, counted. */
 struct open_file {
 	int fd;
 	unsigned references;
 	unsigned mode;      /* st_mode */
-	bool opened_inside; /* by a compartment: counted in supervisor.files_open */
+	bool opened_inside; /* by a compartment, which nobody shares it with: counted in supervisor.files_open */
+	enum open_file_kind kind;
+	int beneath;        /* a directory opened inside: the rights that its path grant gives beneath it */
 	int handle;         /* its own */
 	char *path;         /* granted directories: where it was, for absolute paths; else NULL */
 };

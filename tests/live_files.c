@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -122,10 +123,17 @@ static void *use_rights(void *argument)
 	REQUIRE(read(none, a, 3) == -1 && errno == EBADF);
 	REQUIRE(write(none, a, 3) == -1 && errno == EBADF);
 	REQUIRE(lseek(none, 0, SEEK_CUR) == -1 && errno == EBADF);
-	REQUIRE(dup(reads) == -1);
-	REQUIRE(fcntl(reads, F_DUPFD, 0) == -1);
-	REQUIRE(fcntl(reads, F_SETFL, O_NONBLOCK) == -1);
-	REQUIRE(ftruncate(writes, 0) == -1);
+	int again[] = { dup(reads), fcntl(reads, F_DUPFD_CLOEXEC, 50), dup2(reads, 60) };
+	for (int i = 0; i < 3; i++) { /* a second number has the same rights */
+		REQUIRE(again[i] >= 0 && read(again[i], a, 0) == 0);
+		REQUIRE(write(again[i], a, 3) == -1 && errno == EBADF);
+	}
+	REQUIRE(again[1] == 50 && again[2] == 60);
+	REQUIRE((fcntl(reads, F_GETFL) & O_ACCMODE) == O_RDONLY && (fcntl(writes, F_GETFL) & O_ACCMODE) == O_WRONLY);
+	REQUIRE(fcntl(writes, F_SETFL, O_APPEND) == -1 && errno == EPERM); /* it would change the open file */
+	REQUIRE(ftruncate(writes, 0) == -1 && errno == EPERM);
+	REQUIRE(fsync(writes) == -1 && errno == EPERM);
+	REQUIRE(flock(writes, LOCK_EX) == -1 && errno == EPERM);
 	for (int fd = 0; fd < 3; fd++) /* standard descriptors are not granted by themselves */
 		REQUIRE(write(fd, a, 1) == -1 && errno == EBADF);
 	return (void *)1;

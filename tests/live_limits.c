@@ -348,14 +348,14 @@ static void *call_others(void *unused)
 				      SYS_setuid,
 				      SYS_prctl,
 				      SYS_arch_prctl,
-				      SYS_dup,
+				      SYS_chroot,
 				      SYS_pipe2,
-				      SYS_sendmsg,
+				      SYS_symlink,
 				      SYS_bpf,
 				      SYS_process_vm_readv,
 				      SYS_io_uring_setup,
 				      SYS_memfd_create,
-				      SYS_rt_sigaction,
+				      SYS_sendfile,
 				      SYS_seccomp };
 
 	(void)unused;

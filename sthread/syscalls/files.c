@@ -1,122 +1,65 @@
-/* files.c - names of files, and what is asked of open ones.  See call.h. */
+/* files.c - calls on files that are open: by a grant, or by the caller itself.  See call.h. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
-#include <linux/openat2.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
+#include "slice.h"
 #include "syscalls/call.h"
 
-static bool is_refused(int fd)
-{
-	struct stat status;
-	struct statfs system;
-	static const unsigned long refused[] = { PROC_SUPER_MAGIC,   SYSFS_MAGIC,         DEBUGFS_MAGIC,
-						 TRACEFS_MAGIC,      SECURITYFS_MAGIC,    BPF_FS_MAGIC,
-						 CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
-						 SELINUX_MAGIC,      SMACK_MAGIC,         EFIVARFS_MAGIC };
-	if (fstat(fd, &status) != 0 || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode) || fstatfs(fd, &system) != 0)
-		return true;
-	for (unsigned i = 0; i < sizeof refused / sizeof *refused; i++)
-		if ((unsigned long)system.f_type == refused[i])
-			return true;
-	return false;
-}
+enum {
+	DIRECTORY_MAX = 16 << 10, /* bytes of one getdents64() */
+	LOCK_RETRY_MILLISECONDS = 10
+};
 
-/* Opens beneath one granted directory. */
-static int open_beneath(const struct open_file *directory, const char *path, uint64_t flags, uint64_t mode)
+/* ---- descriptors of the caller's own table --------------------------------------------------------- */
+
+struct open_file *call_own_file(int fd)
 {
-	struct open_how how = { .flags = flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
-				.mode = flags & O_CREAT ? mode & 07777 : 0,
-				.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS };
-	int fd = (int)syscall(SYS_openat2, directory->fd, path, &how, sizeof how);
-	if (fd >= 0 && is_refused(fd)) {
+	if (fd <= STDERR_FILENO) { /* the process has closed it, and will want it back */
+		int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 		close(fd);
-		errno = EACCES;
-		return -1;
+		fd = higher;
 	}
-	if (fd >= 0 && !(flags & O_NONBLOCK))
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); /* nobody else shares it yet */
-	return fd;
-}
-
-/* The rest of an absolute path below a granted directory; NULL if it does not start with the directory's path. */
-static const char *below(const struct open_file *directory, const char *path)
-{
-	size_t length = directory->path ? strlen(directory->path) : 0;
-	if (length == 1)
-		return path + 1; /* the root was granted */
-	if (!length || strncmp(path, directory->path, length) != 0 || (path[length] != '/' && path[length]))
-		return NULL;
-	return path[length] ? path + length + 1 : ".";
-}
-
-static long open_path(struct call *call, uint64_t at, uint64_t flags, uint64_t mode)
-{
-	struct compartment *compartment = call->compartment;
-	const struct policy *policy = compartment->policy;
-	char path[PATH_ROOM];
-	long error = -EACCES;
-	const uint64_t known = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_CLOEXEC |
-			       O_DIRECTORY | O_NOFOLLOW | O_NOCTTY | O_LARGEFILE | 0100000;
-	if (flags & ~known)
-		return -EINVAL;
-	long bad = call_string(call, at, path, sizeof path);
-	if (bad)
-		return bad;
-	if (!path[0])
-		return -ENOENT;
-	int prot = (flags & O_ACCMODE) == O_RDONLY ? PROT_READ :
-		   (flags & O_ACCMODE) == O_WRONLY ? PROT_WRITE :
-						     PROT_READ | PROT_WRITE;
-	int needed = prot | (flags & (O_CREAT | O_TRUNC) ? PROT_WRITE : 0);
-	for (unsigned i = 0; i < policy->paths; i++) {
-		const struct open_file *directory = policy_open_file(policy->path[i].file);
-		const char *name = !directory ? NULL : path[0] == '/' ? below(directory, path) : path;
-		if (!name || (policy->path[i].prot & needed) != needed)
-			continue;
-		compartment_unlock(compartment); /* the policy keeps the directory */
-		int fd = open_beneath(directory, *name ? name : ".", flags & ~(uint64_t)O_LARGEFILE, mode);
-		compartment_relock(compartment);
-		if (fd < 0) {
-			error = errno == EXDEV ? -EACCES : -errno;
-			if (errno == ENOENT)
-				continue;
-			return error;
-		}
-		struct open_file *file = supervisor.files_open < supervisor.files_max ? open_file_new(fd) : NULL;
-		if (!file) {
+	struct open_file *file = fd >= 0 && supervisor.files_open < supervisor.files_max ? open_file_new(fd) : NULL;
+	if (!file) {
+		if (fd >= 0)
 			close(fd);
-			return -EMFILE;
-		}
-		file->opened_inside = true;
-		supervisor.files_open++;
-		int number = descriptor_add(compartment, file, -1, prot);
-		if (number < 0) {
-			open_file_put(file);
-			return -EMFILE;
-		}
-		return number;
+		return NULL;
 	}
-	return error;
+	file->opened_inside = true;
+	supervisor.files_open++;
+	return file;
 }
 
-long serve_open(struct call *call)
+long call_add(struct call *call, struct open_file *file, int rights, bool nonblocking)
 {
-	return open_path(call, call->argument[0], call->argument[1], call->argument[2]);
+	int number = descriptor_add(call->compartment, file, -1, rights);
+	if (number < 0) {
+		open_file_put(file);
+		return -EMFILE;
+	}
+	descriptor_find(call->compartment, number)->blocking = nonblocking ? NEVER_BLOCKS : BLOCKS;
+	return number;
 }
 
-long serve_openat(struct call *call)
+long call_may_change(struct call *call)
 {
-	if ((int)call->argument[0] != AT_FDCWD)
-		return -EBADF; /* granted directories are searched, not numbered */
-	return open_path(call, call->argument[1], call->argument[2], call->argument[3]);
+	return call->file->opened_inside ? 0 : call_granted(call);
+}
+
+bool call_blocks(const struct call *call)
+{
+	if (call->descriptor->blocking == AS_ITS_FILE)
+		return !(fcntl(call->file->fd, F_GETFL) & O_NONBLOCK);
+	return call->descriptor->blocking == BLOCKS;
 }
 
 long serve_close(struct call *call)
@@ -124,42 +67,139 @@ long serve_close(struct call *call)
 	return descriptor_close(call->compartment, (int)call->argument[0]) == 0 ? 0 : -EBADF;
 }
 
-static long stat_file(struct call *call, uint64_t to)
+/* A second number for the same file; at least low (which is then the lowest that is free), or exactly it. */
+static long duplicate(struct call *call, long low, bool exactly)
 {
-	struct stat status;
-	return fstat(call->file->fd, &status) == 0 ? call_put(call, to, &status, sizeof status) : -errno;
+	struct compartment *compartment = call->compartment;
+	const struct descriptor old = *call->descriptor;
+	if (low < 0 || low >= NUMBERS_MAX)
+		return exactly ? -EBADF : -EINVAL;
+	long number = low;
+	while (!exactly && descriptor_find(compartment, number))
+		number++;
+	open_file_get(old.file);
+	if (exactly)
+		descriptor_close(compartment, number);
+	if (descriptor_add(compartment, old.file, (int)number, old.prot) < 0) {
+		open_file_put(old.file);
+		return -EMFILE;
+	}
+	descriptor_find(compartment, number)->blocking = old.blocking;
+	return number;
 }
 
-long serve_fstat(struct call *call)
+long serve_dup(struct call *call)
 {
-	return stat_file(call, call->argument[1]);
+	return duplicate(call, 0, false);
 }
 
-long serve_newfstatat(struct call *call)
+long serve_dup2(struct call *call)
 {
-	char name;
-	if (!(call->argument[3] & AT_EMPTY_PATH) || call_get(call, call->argument[1], &name, 1) != 0 || name)
-		return -ENOSYS;
-	return stat_file(call, call->argument[2]);
+	return call->argument[0] == call->argument[1] ? (long)call->argument[0] :
+							duplicate(call, (int)call->argument[1], true);
 }
 
-long serve_lseek(struct call *call)
+long serve_dup3(struct call *call)
 {
-	off_t at = lseek(call->file->fd, (off_t)call->argument[1], (int)call->argument[2]);
-	return at < 0 ? -errno : at;
+	if (call->argument[0] == call->argument[1] || call->argument[2] & ~(uint64_t)O_CLOEXEC)
+		return -EINVAL;
+	return duplicate(call, (int)call->argument[1], true);
+}
+
+/* ---- fcntl, flock ---------------------------------------------------------------------------------- */
+
+/* Waits for a lock by trying again: there is nothing to poll for. */
+static long try_again(struct call *call)
+{
+	call_park(call, -1, 0);
+	call->wait->deadline = slice_clock() + LOCK_RETRY_MILLISECONDS * NANOSECONDS_PER_MILLISECOND;
+	return -EAGAIN;
+}
+
+/*
+ * POSIX locks belong to the process: one compartment's close() would drop those of all others.  Locks taken inside
+ * are therefore locks of the open file, which the kernel drops with it, and only files opened inside have them: an
+ * open file that was granted is shared with its owner, and so would be the lock.
+ */
+static long lock_range(struct call *call, int command, bool wait)
+{
+	struct flock lock;
+	if (!call->file->opened_inside)
+		return call_refused(call);
+	if (call_get(call, call->argument[2], &lock, sizeof lock) != 0)
+		return -EFAULT;
+	lock.l_pid = 0;
+	if (fcntl(call->file->fd, command, &lock) != 0)
+		return wait && errno == EAGAIN ? try_again(call) : -errno;
+	if (command != F_OFD_GETLK)
+		return 0;
+	if (lock.l_type != F_UNLCK)
+		lock.l_pid = -1; /* whose it is, is nobody's business */
+	return call_put(call, call->argument[2], &lock, sizeof lock);
+}
+
+long serve_flock(struct call *call)
+{
+	int operation = (int)call->argument[1];
+	if (!call->file->opened_inside)
+		return call_refused(call);
+	if (flock(call->file->fd, operation | LOCK_NB) == 0)
+		return 0;
+	return errno == EWOULDBLOCK && !(operation & LOCK_NB) ? try_again(call) : -errno;
+}
+
+/* What the caller may do with the file, not what whoever opened it could. */
+static long get_flags(const struct call *call)
+{
+	int flags = fcntl(call->file->fd, F_GETFL);
+	if (flags < 0)
+		return -errno;
+	flags &= ~(O_ACCMODE | O_NONBLOCK);
+	flags |= call->descriptor->prot == PROT_READ  ? O_RDONLY :
+		 call->descriptor->prot == PROT_WRITE ? O_WRONLY :
+							O_RDWR;
+	return flags | (call_blocks(call) ? 0 : O_NONBLOCK);
+}
+
+/* O_NONBLOCK is kept beside the file, which others may share; O_APPEND is changed on files opened inside. */
+static long set_flags(const struct call *call)
+{
+	int wanted = (int)call->argument[2], flags = fcntl(call->file->fd, F_GETFL);
+	if (flags < 0)
+		return -errno;
+	if ((wanted ^ flags) & O_APPEND) {
+		if (!call->file->opened_inside)
+			return -EPERM;
+		if (fcntl(call->file->fd, F_SETFL, flags ^ O_APPEND) != 0)
+			return -errno;
+	}
+	call->descriptor->blocking = wanted & O_NONBLOCK ? NEVER_BLOCKS : BLOCKS;
+	return 0;
 }
 
 long serve_fcntl(struct call *call)
 {
 	switch ((int)call->argument[1]) {
-	case F_GETFL: {
-		int flags = fcntl(call->file->fd, F_GETFL);
-		return flags < 0 ? -errno : flags;
-	}
+	case F_GETFL:
+		return get_flags(call);
+	case F_SETFL:
+		return set_flags(call);
 	case F_GETFD:
-		return FD_CLOEXEC;
+		return FD_CLOEXEC; /* there is no exec() */
 	case F_SETFD:
 		return 0;
+	case F_DUPFD:
+	case F_DUPFD_CLOEXEC:
+		return duplicate(call, (int)call->argument[2], false);
+	case F_GETLK:
+	case F_OFD_GETLK:
+		return lock_range(call, F_OFD_GETLK, false);
+	case F_SETLK:
+	case F_OFD_SETLK:
+		return lock_range(call, F_OFD_SETLK, false);
+	case F_SETLKW:
+	case F_OFD_SETLKW:
+		return lock_range(call, F_OFD_SETLK, true);
 	default:
 		return -EINVAL;
 	}
@@ -167,6 +207,118 @@ long serve_fcntl(struct call *call)
 
 long serve_ioctl(struct call *call)
 {
-	(void)call;
-	return -ENOTTY; /* stdio asks whether it talks to a terminal */
+	int value;
+	switch (call->argument[1]) {
+	case FIONREAD:
+		if (!(call->descriptor->prot & PROT_READ))
+			return -EBADF;
+		if (S_ISREG(call->file->mode)) {
+			off_t at = lseek(call->file->fd, 0, SEEK_CUR);
+			struct stat status;
+			if (at < 0 || fstat(call->file->fd, &status) != 0)
+				return -errno;
+			value = status.st_size > at ? (int)(status.st_size - at) : 0;
+		} else if (!S_ISSOCK(call->file->mode) && !S_ISFIFO(call->file->mode)) {
+			return -ENOTTY;
+		} else if (ioctl(call->file->fd, FIONREAD, &value) != 0) {
+			return -errno;
+		}
+		return call_put(call, call->argument[2], &value, sizeof value);
+	case FIONBIO:
+		if (call_get(call, call->argument[2], &value, sizeof value) != 0)
+			return -EFAULT;
+		call->descriptor->blocking = value ? NEVER_BLOCKS : BLOCKS;
+		return 0;
+	case FIOCLEX:
+	case FIONCLEX:
+		return 0;
+	default:
+		return -ENOTTY; /* stdio asks whether it talks to a terminal */
+	}
+}
+
+/* ---- position, size, storage ----------------------------------------------------------------------- */
+
+long serve_lseek(struct call *call)
+{
+	off_t at = lseek(call->file->fd, (off_t)call->argument[1], (int)call->argument[2]);
+	return at < 0 ? -errno : at;
+}
+
+/* Storage may be slow: the lock is given up meanwhile. */
+static long without_lock(struct call *call, int (*work)(const struct call *))
+{
+	struct quiet quiet;
+	compartment_unlock(call->compartment);
+	quiet_begin(&quiet);
+	int result = work(call), error = errno;
+	quiet_end(&quiet, result == 0 ? 0 : error);
+	compartment_relock(call->compartment);
+	return result == 0 ? 0 : -error;
+}
+
+static int work_fsync(const struct call *call)
+{
+	return fsync(call->file->fd);
+}
+
+static int work_fdatasync(const struct call *call)
+{
+	return fdatasync(call->file->fd);
+}
+
+static int work_ftruncate(const struct call *call)
+{
+	return ftruncate(call->file->fd, (off_t)call->argument[1]);
+}
+
+static int work_fallocate(const struct call *call)
+{
+	return fallocate(call->file->fd, (int)call->argument[1], (off_t)call->argument[2], (off_t)call->argument[3]);
+}
+
+static long change_storage(struct call *call, int (*work)(const struct call *))
+{
+	long bad = call_may_change(call);
+	if (!bad && !S_ISREG(call->file->mode) && !S_ISDIR(call->file->mode))
+		bad = -EINVAL;
+	return bad ? bad : without_lock(call, work);
+}
+
+long serve_fsync(struct call *call)
+{
+	return change_storage(call, work_fsync);
+}
+
+long serve_fdatasync(struct call *call)
+{
+	return change_storage(call, work_fdatasync);
+}
+
+long serve_ftruncate(struct call *call)
+{
+	return change_storage(call, work_ftruncate);
+}
+
+long serve_fallocate(struct call *call)
+{
+	return call->argument[1] & ~(uint64_t)FALLOC_FL_KEEP_SIZE ? -EOPNOTSUPP : change_storage(call, work_fallocate);
+}
+
+/* ---- directories ----------------------------------------------------------------------------------- */
+
+long serve_getdents64(struct call *call)
+{
+	char entries[DIRECTORY_MAX];
+	struct piece_list pieces;
+	size_t size = call->argument[2] < sizeof entries ? call->argument[2] : sizeof entries;
+	/* Entries that are read are gone: first it is seen that they can be delivered. */
+	long bad = call_flat(call, call->argument[1], size, true, &pieces);
+	if (bad)
+		return bad;
+	long got = syscall(SYS_getdents64, call->file->fd, entries, pieces.size);
+	if (got < 0)
+		return -errno;
+	piece_list_scatter(&pieces, entries, (size_t)got);
+	return got;
 }

@@ -3,95 +3,132 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "syscalls/call.h"
 
 enum {
-	VECTORS_MAX = 64
+	BOUNCE = 4096 /* bytes that go through a buffer to files which want them in one piece */
 };
 
-/* A write that must not raise SIGPIPE or SIGXFSZ in the process: they are for the compartment, as an error. */
-static ssize_t write_quietly(int fd, const struct iovec *list, int count, int flags)
+static ssize_t write_quietly(int fd, const struct iovec *list, int count, off_t at, int flags)
 {
-	sigset_t quiet, before, pending;
-	const struct timespec at_once = { 0 };
-	sigemptyset(&quiet);
-	sigaddset(&quiet, SIGPIPE);
-	sigaddset(&quiet, SIGXFSZ);
-	sigpending(&pending);
-	pthread_sigmask(SIG_BLOCK, &quiet, &before);
-	ssize_t done = pwritev2(fd, list, count, -1, flags);
-	int error = errno;
-	if (done < 0 && (error == EPIPE || error == EFBIG)) {
-		int raised = error == EPIPE ? SIGPIPE : SIGXFSZ;
-		sigset_t one;
-		sigemptyset(&one);
-		sigaddset(&one, raised);
-		if (!sigismember(&pending, raised))
-			while (sigtimedwait(&one, NULL, &at_once) < 0 && errno == EINTR)
-				;
+	struct quiet quiet;
+	quiet_begin(&quiet);
+	ssize_t done = pwritev2(fd, list, count, at, flags);
+	quiet_end(&quiet, done < 0 ? errno : 0);
+	return done;
+}
+
+static ssize_t move(const struct open_file *file, const struct iovec *list, int count, int flags, bool write)
+{
+	return write ? write_quietly(file->fd, list, count, -1, flags) : preadv2(file->fd, list, count, -1, flags);
+}
+
+/* The same where it may last: a disk is slow, or somebody else was faster and now it waits. */
+static ssize_t move_patiently(const struct call *call, const struct iovec *list, int count, bool write)
+{
+	compartment_unlock(call->compartment);
+	ssize_t done = move(call->file, list, count, 0, write);
+	compartment_relock(call->compartment);
+	return done;
+}
+
+/* Files that know no transfer without waiting, a terminal say, are asked first.  What is not shared never blocks. */
+static ssize_t move_when_ready(const struct call *call, const struct iovec *list, int count, bool write)
+{
+	ssize_t done = move(call->file, list, count, RWF_NOWAIT, write);
+	if (done >= 0 || (errno != EOPNOTSUPP && errno != EINVAL))
+		return done;
+	struct pollfd ready = { .fd = call->file->fd, .events = write ? POLLOUT : POLLIN };
+	struct iovec first = list[0];
+	if (write && first.iov_len > BOUNCE)
+		first.iov_len = BOUNCE; /* a pipe takes PIPE_BUF without waiting */
+	if (poll(&ready, 1, 0) == 0) {
+		errno = EAGAIN;
+		return -1;
 	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	errno = error;
+	return move_patiently(call, &first, count ? 1 : 0, write);
+}
+
+/* Counters and timers, which want their 8 bytes in one piece. */
+static ssize_t move_whole(const struct call *call, const struct piece_list *pieces, bool write)
+{
+	char bounce[BOUNCE];
+	struct iovec whole = { .iov_base = bounce, .iov_len = pieces->size < BOUNCE ? pieces->size : BOUNCE };
+	if (write)
+		piece_list_gather(pieces, bounce, sizeof bounce);
+	ssize_t done = move_when_ready(call, &whole, 1, write);
+	if (!write &&
+	    done > 0) /* the lock was given up only if the file made it wait: pieces are good for one such time */
+		piece_list_scatter(pieces, bounce, (size_t)done);
 	return done;
 }
 
 /* One transfer that never blocks; where it would, -EAGAIN.  The open file's own flags are left alone: others share it. */
-static long transfer_now(struct call *call, const struct iovec *list, int count, bool write)
+static long transfer_now(const struct call *call, const struct piece_list *pieces, bool write)
 {
 	const struct open_file *file = call->file;
 	ssize_t done;
 	if (S_ISREG(file->mode) || S_ISBLK(file->mode)) {
-		compartment_unlock(call->compartment); /* the disk may be slow */
-		done = write ? write_quietly(file->fd, list, count, 0) : readv(file->fd, list, count);
-		compartment_relock(call->compartment);
+		done = move_patiently(call, pieces->list, pieces->count, write);
 	} else if (S_ISSOCK(file->mode)) {
-		struct msghdr message = { .msg_iov = (struct iovec *)list, .msg_iovlen = count };
+		struct msghdr message = { .msg_iov = (struct iovec *)pieces->list,
+					  .msg_iovlen = (size_t)pieces->count };
 		int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
 		done = write ? sendmsg(file->fd, &message, flags) : recvmsg(file->fd, &message, flags);
+	} else if (!(file->mode & S_IFMT) && pieces->count > 1) {
+		done = move_whole(call, pieces, write);
 	} else {
-		done = write ? write_quietly(file->fd, list, count, RWF_NOWAIT) :
-			       preadv2(file->fd, list, count, -1, RWF_NOWAIT);
-		if (done < 0 && (errno == EOPNOTSUPP || errno == EINVAL)) {
-			/* A file without such a mode, a terminal say: ask first.  A pipe takes PIPE_BUF without waiting. */
-			struct pollfd ready = { .fd = file->fd, .events = write ? POLLOUT : POLLIN };
-			struct iovec first = list[0];
-			if (write && first.iov_len > 4096)
-				first.iov_len = 4096;
-			if (poll(&ready, 1, 0) == 0)
-				return -EAGAIN;
-			compartment_unlock(call->compartment); /* somebody else may have been faster */
-			done = write ? write_quietly(file->fd, &first, 1, 0) : readv(file->fd, &first, 1);
-			compartment_relock(call->compartment);
-		}
+		done = move_when_ready(call, pieces->list, pieces->count, write);
 	}
 	return done < 0 ? -errno : done;
 }
 
-static long transfer(struct call *call, const struct iovec *list, int count, bool write)
+long call_progress(struct call *call, long done, size_t wanted, bool all, bool wait, short events)
 {
-	long done = transfer_now(call, list, count, write);
-	if (done == -EAGAIN && !(fcntl(call->file->fd, F_GETFL) & O_NONBLOCK))
-		return call_park(call, call->file->fd, write ? POLLOUT : POLLIN);
-	return done;
+	struct pending_call *pending = &call->compartment->pending;
+	if (done == -EAGAIN && wait)
+		return call_park(call, call->file->fd, events);
+	if (done < 0)
+		return pending->done ? (long)pending->done : done;
+	pending->done += (uint64_t)done;
+	if (!done || !all || !wait || pending->done >= wanted)
+		return (long)pending->done;
+	return call_park(call, call->file->fd, events);
+}
+
+/* What waits for room has all of it written, as from the kernel; what reads gets what there is. */
+static long transfer(struct call *call, struct piece_list *pieces, bool write)
+{
+	size_t wanted = pieces->size;
+	if (!pieces->complete && write && S_ISSOCK(call->file->mode) && socket_keeps_boundaries(call))
+		return -EMSGSIZE; /* a message is not cut */
+	if (!pieces->count)
+		return 0;
+	piece_list_skip(pieces, call->compartment->pending.done);
+	if (!pieces->count)
+		return (long)call->compartment->pending.done;
+	long done = transfer_now(call, pieces, write);
+	bool wait = done != (long)wanted && call_blocks(call);
+	return call_progress(call, done, wanted, write && !S_ISREG(call->file->mode), wait, write ? POLLOUT : POLLIN);
 }
 
 static long transfer_flat(struct call *call, bool write)
 {
-	struct iovec list[PIECES];
-	int count;
-	size_t size = call->argument[2] < TRANSFER_MAX ? call->argument[2] : TRANSFER_MAX;
-	if (!size)
-		return 0;
-	if (call_pieces(call, call->argument[1], size, !write, list, PIECES, &count) < 0)
-		return -EFAULT;
-	return transfer(call, list, count, write);
+	struct piece_list pieces;
+	long bad = call_flat(call, call->argument[1], call->argument[2], !write, &pieces);
+	return bad ? bad : transfer(call, &pieces, write);
+}
+
+static long transfer_vector(struct call *call, bool write)
+{
+	struct piece_list pieces;
+	long bad = call_vector(call, call->argument[1], call->argument[2], !write, &pieces);
+	return bad ? bad : transfer(call, &pieces, write);
 }
 
 long serve_read(struct call *call)
@@ -104,38 +141,6 @@ long serve_write(struct call *call)
 	return transfer_flat(call, true);
 }
 
-static long transfer_vector(struct call *call, bool write)
-{
-	struct iovec theirs[VECTORS_MAX], list[PIECES];
-	int used = 0;
-	size_t wanted = call->argument[2], total = 0;
-	if (wanted > 1024)
-		return -EINVAL;
-	if (wanted > VECTORS_MAX)
-		wanted = VECTORS_MAX; /* a short transfer is allowed */
-	if (call_get(call, call->argument[1], theirs, wanted * sizeof *theirs) != 0)
-		return -EFAULT;
-	for (size_t i = 0; i < wanted && used < PIECES; i++) {
-		int count;
-		if (!theirs[i].iov_len)
-			continue;
-		if (theirs[i].iov_len > TRANSFER_MAX - total)
-			theirs[i].iov_len = TRANSFER_MAX - total;
-		ssize_t some = call_pieces(call, (uint64_t)theirs[i].iov_base, theirs[i].iov_len, !write, list + used,
-					   PIECES - used, &count);
-		if (some < 0) {
-			if (!used)
-				return -EFAULT;
-			break;
-		}
-		used += count;
-		total += (size_t)some;
-		if ((size_t)some < theirs[i].iov_len || total == TRANSFER_MAX)
-			break;
-	}
-	return used ? transfer(call, list, used, write) : 0;
-}
-
 long serve_readv(struct call *call)
 {
 	return transfer_vector(call, false);
@@ -146,19 +151,54 @@ long serve_writev(struct call *call)
 	return transfer_vector(call, true);
 }
 
-long serve_pread64(struct call *call)
+/* ---- at a position --------------------------------------------------------------------------------- */
+
+static long transfer_at(struct call *call, const struct piece_list *pieces, bool write)
 {
-	struct iovec list[PIECES];
-	int count;
-	size_t size = call->argument[2] < TRANSFER_MAX ? call->argument[2] : TRANSFER_MAX;
+	off_t at = (off_t)call->argument[3];
 	if (!S_ISREG(call->file->mode))
 		return -ESPIPE;
-	if (!size)
+	if (at < 0)
+		return -EINVAL;
+	if (!pieces->count)
 		return 0;
-	if (call_pieces(call, call->argument[1], size, true, list, PIECES, &count) < 0)
-		return -EFAULT;
 	compartment_unlock(call->compartment);
-	ssize_t done = preadv(call->file->fd, list, count, (off_t)call->argument[3]);
+	ssize_t done = write ? write_quietly(call->file->fd, pieces->list, pieces->count, at, 0) :
+			       preadv(call->file->fd, pieces->list, pieces->count, at);
 	compartment_relock(call->compartment);
 	return done < 0 ? -errno : done;
+}
+
+static long transfer_flat_at(struct call *call, bool write)
+{
+	struct piece_list pieces;
+	long bad = call_flat(call, call->argument[1], call->argument[2], !write, &pieces);
+	return bad ? bad : transfer_at(call, &pieces, write);
+}
+
+static long transfer_vector_at(struct call *call, bool write)
+{
+	struct piece_list pieces;
+	long bad = call_vector(call, call->argument[1], call->argument[2], !write, &pieces);
+	return bad ? bad : transfer_at(call, &pieces, write);
+}
+
+long serve_pread64(struct call *call)
+{
+	return transfer_flat_at(call, false);
+}
+
+long serve_pwrite64(struct call *call)
+{
+	return transfer_flat_at(call, true);
+}
+
+long serve_preadv(struct call *call)
+{
+	return transfer_vector_at(call, false);
+}
+
+long serve_pwritev(struct call *call)
+{
+	return transfer_vector_at(call, true);
 }

@@ -27,13 +27,21 @@ bool wait_poll(const struct wait *wait, uint64_t nanoseconds)
 	return ready.revents || (limited && slice_clock() >= wait->deadline);
 }
 
+void pending_call_end(struct compartment *compartment)
+{
+	struct open_file *set = compartment->pending.set;
+	compartment->pending = (struct pending_call){ 0 };
+	if (set)
+		open_file_put(set);
+}
+
 void call_limit(struct call *call, uint64_t nanoseconds)
 {
 	struct pending_call *pending = &call->compartment->pending;
 	if (pending->begun)
 		return;
 	uint64_t deadline;
-	*pending = (struct pending_call){ .begun = true };
+	pending->begun = true;
 	pending->deadline = __builtin_add_overflow(slice_clock(), nanoseconds, &deadline) ? 0 : deadline;
 }
 
