@@ -174,7 +174,7 @@ const char *system_call_kinds(long number)
 bool system_call_wants_grant(long number)
 {
 	const struct row *row = row_of(number);
-	return row && row->need == GRANT;
+	return row && row->need & GRANT;
 }
 
 /* Copies the arguments out of the registers, each as what it is. */
@@ -237,8 +237,7 @@ enum served system_call_serve(struct compartment *compartment, struct wait *wait
 	static const struct row none = { 0, "", NULL };
 	struct kvm_regs *regs = &compartment->space->context.regs;
 	long number = (long)regs->rax;
-	const struct row *row =
-		number >= 0 && number < POLICY_SYSTEM_CALLS && rows[number].need ? &rows[number] : &none;
+	const struct row *row = row_of(number) ? row_of(number) : &none;
 	struct call call = {
 		.compartment = compartment, .bounds = compartment_bounds(compartment), .number = number, .wait = wait
 	};
