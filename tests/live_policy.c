@@ -230,10 +230,10 @@ static void parts_add_up(void)
 	ASSERT_ERROR(sc_frozen_is_subset(whole, part) == -1, EPERM);
 }
 
-static void *call_sysinfo(void *unused)
+static void *call_unknown(void *unused)
 {
 	(void)unused;
-	return (void *)(intptr_t)(syscall(SYS_sysinfo, NULL) == 0 ? 0 : errno);
+	return (void *)(intptr_t)(syscall(SYS_swapoff, NULL) == 0 ? 0 : errno);
 }
 
 static void one_kills_all(void)
@@ -243,9 +243,9 @@ static void one_kills_all(void)
 	live_init();
 	sc_init(&parts[0]);
 	sc_init(&parts[1]);
-	ASSERT_END(run_frozen(sc_freeze(parts, 2), call_sysinfo, NULL), STHREAD_RETURNED); /* control */
+	ASSERT_END(run_frozen(sc_freeze(parts, 2), call_unknown, NULL), STHREAD_RETURNED); /* control */
 	sc_flags_add(&parts[1], SC_KILL);
-	ASSERT_END(run_frozen(sc_freeze(parts, 2), call_sysinfo, NULL), STHREAD_DENIED);
+	ASSERT_END(run_frozen(sc_freeze(parts, 2), call_unknown, NULL), STHREAD_DENIED);
 }
 
 static void limits_are_the_lowest(void)
