@@ -150,6 +150,7 @@ static int begin_call(struct gate_instance *instance, uint64_t argument)
 	instance->alive = true;
 	instance->failed = false;
 	instance->is_message = false;
+	compartment->space->life->is_gate = 1;
 	compartment_call(compartment, (uint64_t)gate->entry, argument, (uint64_t)gate->trusted,
 			 policy_writes_files(gate->policy));
 	return 0;
@@ -390,8 +391,10 @@ int cgate_call_buf(cgate_t gate, const void *in, size_t inlen, void *out, size_t
 static bool forget(void *object)
 {
 	struct gate *gate = object;
-	for (unsigned i = 0; i < gate->instances; i++)
+	for (unsigned i = 0; i < gate->instances; i++) {
 		gate->instance[i].compartment.space = NULL; /* not there any more */
+		gate->instance[i].sthreads = NULL;          /* forgotten with all others */
+	}
 	gate_free_instances(gate);
 	policy_put(gate->policy);
 	free(gate);

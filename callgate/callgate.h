@@ -4,6 +4,20 @@
  * A callgate is a compartment of its own: a function, a policy and a trusted argument which its callers can
  * neither read nor change.  An sthread whose policy names the gate (sc_cgate_add) can call it, and in no other
  * way reach what the gate may reach.  Caller and gate share no memory that was not granted to both.
+ *
+ * A gate can create sthreads: sc_init(), sc_copy(), sc_destroy(), the sc_*_add functions and limits, sthread_create(),
+ * _join(), _join_info(), _step(), _state(), _kill() and _get_info() work in it as they do in host mode, except that
+ *   - what it grants must be its own: a tag, gate, call or limit of its policy, a directory under the number it was
+ *     granted under, a descriptor that it holds, with the same rights or fewer.  The sc_*_add functions only note
+ *     what is asked for; sthread_create() fails: EPERM more than the gate has; EBADF a descriptor, directory or gate
+ *     that it does not have.  A limit that is not set is the default, or the gate's if that is less; the gate's
+ *     conditions on arguments hold for the sthread too;
+ *   - the sthread runs while the gate is in one of these calls, and its time counts for the gate's budget too;
+ *   - it has CGATE_STHREADS_MAX at a time (EAGAIN), which nobody else can name (EBADF): not the process, no other gate,
+ *     no other instance of this one;
+ *   - what is left of them ends with the life of the instance.  Those of a long-lived gate may stay parked from one
+ *     call to the next.
+ * An sthread that a gate created may call gates that the gate may call.
  */
 #ifndef CALLGATE_H
 #define CALLGATE_H
@@ -28,8 +42,9 @@ struct cgate_buffer {
 
 enum {
 	CGATE_BUFFER_MAX = 16384, /* bytes, each way */
-	CGATE_DEPTH_MAX = 4,      /* gates that may be open below one sthread at a time */
+	CGATE_DEPTH_MAX = 4, /* gates that may be open at a time, one below the other, through sthreads of gates too */
 	CGATE_INSTANCES_MAX = 64,
+	CGATE_STHREADS_MAX = 16,        /* that an instance may have at a time */
 	CGATE_WAIT_MILLISECONDS = 2000, /* how long a call waits for an instance, unless cgate_wait_limit() says else */
 };
 

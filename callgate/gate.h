@@ -16,6 +16,8 @@ struct gate_instance {
 	bool claimed;                    /* a call is under way; else it is in the gate's idle list */
 	bool failed;                     /* its last life ended otherwise than by returning */
 	struct gate_instance *next_idle; /* the one used before it */
+	struct sthread *sthreads;        /* that it created: nested.h */
+	unsigned sthread_count;
 	/* The call under way: where its caller wants what. */
 	bool is_message;
 	uint64_t result_at, answer_at, answer_size_at, answer_room;
@@ -54,7 +56,7 @@ bool gate_in_use(const struct gate *gate);
 int gate_claim(struct sthread *sthread, cgate_t handle, struct gate_instance **instance);
 /* The call is over: the instance goes to the call that has waited longest, or becomes idle. */
 void gate_release(struct gate_instance *instance);
-/* Ends the wait of an sthread that was killed; does nothing if it does not wait. */
+/* Ends the wait of an sthread that was killed, or of what its gate waits for; does nothing if it does not wait. */
 void gate_stop_waiting(const struct sthread *sthread);
 
 /* Ends the life of an instance: the next call finds it pristine. */

@@ -1,6 +1,6 @@
 /* pool.c - the instances of a gate: which are busy, and who waits for one.  See gate.h. */
 #define _GNU_SOURCE
-#include "gate.h"
+#include "nested.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -39,6 +39,7 @@ bool gate_in_use(const struct gate *gate)
 
 void gate_end_life(struct gate_instance *instance)
 {
+	nested_release(instance);
 	compartment_end(&instance->compartment);
 	instance->alive = false;
 }
@@ -51,6 +52,8 @@ static struct timespec deadline(const struct gate *gate, struct sthread *sthread
 	uint64_t wait = (uint64_t)gate->wait_milliseconds * 1000 * 1000;
 	if (caller->space && compartment_time_left(caller) < wait) /* a host caller has no budget */
 		wait = compartment_time_left(caller);
+	if (nested_time_left(sthread) < wait)
+		wait = nested_time_left(sthread);
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += (time_t)(wait / 1000000000);
@@ -94,16 +97,17 @@ static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_ins
 	int late = gate->wait_milliseconds ? 0 : ETIMEDOUT;
 	enqueue(gate, &waiter);
 	sthread->waiter = &waiter;
-	while (!waiter.instance && !sthread->killed && late != ETIMEDOUT)
+	while (!waiter.instance && !nested_stopped(sthread) && late != ETIMEDOUT)
 		late = pthread_cond_clockwait(&waiter.wake, &supervisor.lock, CLOCK_MONOTONIC, &until);
 	sthread->waiter = NULL;
 	pthread_cond_destroy(&waiter.wake);
 	if (!waiter.instance)
 		dequeue(gate, &waiter);
-	else if (sthread->killed)
-		gate_release(waiter.instance);
-	if (sthread->killed)
+	if (nested_stopped(sthread)) { /* it makes no call: the instance goes to the next one */
+		if (waiter.instance)
+			gate_release(waiter.instance);
 		return ECANCELED;
+	}
 	*instance = waiter.instance;
 	gate->info.refused += !waiter.instance;
 	return waiter.instance ? 0 : EBUSY;
@@ -111,22 +115,34 @@ static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_ins
 
 void gate_stop_waiting(const struct sthread *sthread)
 {
+	while (sthread->below)
+		sthread = sthread->below;
 	if (sthread->waiter)
 		pthread_cond_signal(&sthread->waiter->wake);
 }
 
 /* ---- busy or idle ---------------------------------------------------------------------------------- */
 
+/* Whether the gate is not open already, nor too many are, below the sthread and those above it. */
+static bool may_enter(const struct sthread *sthread, const struct gate *gate)
+{
+	unsigned depth = 0;
+	for (; sthread; sthread = sthread->above) {
+		depth += sthread->depth;
+		for (unsigned i = 0; i < sthread->depth; i++)
+			if (sthread->gates[i]->gate == gate)
+				return false;
+	}
+	return depth < CGATE_DEPTH_MAX;
+}
+
 int gate_claim(struct sthread *sthread, cgate_t handle, struct gate_instance **instance)
 {
-	if (sthread->depth == CGATE_DEPTH_MAX)
-		return ELOOP;
 	struct gate *gate = handle_get(&supervisor.gates, handle);
 	if (!gate)
 		return EBADF;
-	for (unsigned i = 0; i < sthread->depth; i++)
-		if (sthread->gates[i]->gate == gate)
-			return ELOOP;
+	if (!may_enter(sthread, gate))
+		return ELOOP;
 	if (!gate->idle)
 		return wait_turn(sthread, gate, instance);
 	*instance = gate->idle;

@@ -136,6 +136,12 @@ struct sthread {
 	struct gate_waiter *waiter; /* set while it waits for a gate */
 	struct pristine **freeze;   /* not NULL: where its memory goes when it returns (template.c) */
 	uint64_t result;
+	/* An sthread that a gate created (callgate/nested.h). */
+	struct gate_instance *owner; /* NULL: the process's own */
+	struct sthread *next_owned;
+	struct sthread *above; /* while a gate waits for it: the sthread that is in that gate, */
+	struct sthread *below; /* and the other way round */
+	uint64_t above_since;  /* when it began to wait, by slice_clock() */
 };
 
 /* The compartment that runs when the sthread does: its own, or the innermost gate's. */

@@ -5,7 +5,7 @@
 #include <time.h>
 
 #include "budget.h"
-#include "gate.h"
+#include "nested.h"
 #include "slice.h"
 #include "tag.h"
 
@@ -114,6 +114,15 @@ static enum outcome serve_library(struct sthread *sthread, struct compartment *c
 	case SERVICE_FREE:
 		answer_service(compartment, tag_service(compartment), false);
 		break;
+	case SERVICE_STHREAD_CREATE ... SERVICE_STHREAD_INFO:
+		if (!sthread->depth) {
+			answer_service(compartment, -EPERM, true);
+			compartment->info.calls_denied++;
+			supervisor.statistics.calls_denied++;
+			return GO_ON;
+		}
+		answer_service(compartment, nested_service(sthread), true);
+		break;
 	default:
 		answer_service(compartment, -ENOSYS, false);
 		compartment->info.calls_denied++;
@@ -221,7 +230,7 @@ void sthread_drive(struct sthread *sthread)
 		struct dune_exit exit = { .kind = DUNE_EXIT_SYSTEM_CALL };
 		enum outcome outcome;
 		uint64_t time = slice_clock();
-		if (sthread->killed) {
+		if (nested_stopped(sthread)) {
 			compartment->info.end = STHREAD_KILLED;
 			outcome = ENDED;
 		} else if (budget_spent(compartment, time)) {

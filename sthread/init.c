@@ -21,11 +21,17 @@ struct supervisor supervisor = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = P
 static volatile struct {
 	uint64_t not_zero; /* pages of zeros have no copy of their own in the snapshot */
 	uint64_t service;
+	uint64_t window;
 } place = { .not_zero = 1 };
 
 bool supervisor_inside(void)
 {
 	return place.service != 0;
+}
+
+bool supervisor_inside_gate(void)
+{
+	return place.service && ((const volatile struct dune_life *)(place.window + WINDOW_LIFE))->is_gate;
 }
 
 void supervisor_lock(void)
@@ -153,6 +159,10 @@ static int mark_inside(void)
 	if (!copy)
 		return dune_fail(ENOTSUP, "the library's own data is not in the snapshot");
 	*copy = supervisor.machine->trampoline_service;
+	copy = snapshot_copy_at(&supervisor.snapshot, supervisor.machine, (uint64_t)&place.window);
+	if (!copy)
+		return dune_fail(ENOTSUP, "the library's own data is not in the snapshot");
+	*copy = supervisor.machine->window;
 	return 0;
 }
 

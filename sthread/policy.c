@@ -37,7 +37,7 @@ static int refuse(struct policy *policy, int error, const char *sentence)
 /* Entry check of every sc_*_add. */
 static struct policy *editable(sc_t *sc)
 {
-	if (supervisor_inside()) {
+	if (supervisor_inside() && !supervisor_inside_gate()) {
 		errno = EPERM;
 		return NULL;
 	}
@@ -127,9 +127,11 @@ void sc_destroy(sc_t *sc)
 {
 	if (!editable(sc))
 		return;
-	supervisor_lock();
-	visit_files(sc, open_file_put);
-	supervisor_unlock();
+	if (!supervisor_inside()) {
+		supervisor_lock();
+		visit_files(sc, open_file_put);
+		supervisor_unlock();
+	}
 	sc_init(sc);
 }
 
@@ -140,10 +142,24 @@ int sc_copy(sc_t *to, const sc_t *from)
 	if (!to || to == from)
 		return dune_fail(EINVAL, "sc_copy() wants two policies");
 	memcpy(to, from, sizeof *to);
-	supervisor_lock();
-	visit_files(to, open_file_get);
-	supervisor_unlock();
+	if (!supervisor_inside()) {
+		supervisor_lock();
+		visit_files(to, open_file_get);
+		supervisor_unlock();
+	}
 	return 0;
+}
+
+/* A gate cannot see what there is: it notes numbers and rights, which the supervisor resolves when the policy is used
+ * (callgate/nested_policy.c). */
+static bool exists(bool (*known)(int), int handle)
+{
+	if (supervisor_inside())
+		return true;
+	supervisor_lock();
+	bool exists = known(handle);
+	supervisor_unlock();
+	return exists;
 }
 
 /* ---- grants ---------------------------------------------------------------------------------------- */
@@ -161,10 +177,7 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	if (prot != PROT_READ && prot != (PROT_READ | PROT_WRITE) && prot != (PROT_READ | SC_COPY_ON_WRITE))
 		return refuse(policy, EINVAL,
 			      "a tag is granted with PROT_READ, PROT_READ|PROT_WRITE or PROT_READ|SC_COPY_ON_WRITE");
-	supervisor_lock();
-	bool exists = supervisor_tag_exists(tag);
-	supervisor_unlock();
-	if (!exists)
+	if (!exists(supervisor_tag_exists, tag))
 		return refuse(policy, EBADF, "no such tag");
 	struct policy_tag *list = words(sc)->tag;
 	for (unsigned i = 0; i < policy->tags; i++)
@@ -178,12 +191,24 @@ int sc_mem_add(sc_t *sc, tag_t tag, int prot)
 	return 0;
 }
 
+static int note_file(struct policy *policy, struct policy_file *list, unsigned *count, unsigned room, int fd, int prot)
+{
+	if (fd < 0)
+		return refuse(policy, EBADF, "no such descriptor");
+	if (*count == room)
+		return refuse(policy, ENOSPC, "the policy holds no more files");
+	list[(*count)++] = (struct policy_file){ .number = fd, .file = -1, .prot = prot };
+	return 0;
+}
+
 static int add_file(struct policy *policy, struct policy_file *list, unsigned *count, unsigned room, int fd, int prot,
 		    bool path)
 {
 	struct stat status;
 	if (!rights_valid(prot))
 		return refuse(policy, EINVAL, "a file is granted with PROT_READ, PROT_WRITE or both");
+	if (supervisor_inside())
+		return note_file(policy, list, count, room, fd, prot);
 	if (fd < 0 || fstat(fd, &status) != 0)
 		return refuse(policy, EBADF, "no such descriptor");
 	if (path && !S_ISDIR(status.st_mode))
@@ -272,10 +297,7 @@ int sc_cgate_add(sc_t *sc, cgate_t gate)
 	struct policy *policy = editable(sc);
 	if (!policy)
 		return -1;
-	supervisor_lock();
-	bool exists = supervisor_gate_exists(gate);
-	supervisor_unlock();
-	if (!exists)
+	if (!exists(supervisor_gate_exists, gate))
 		return refuse(policy, EBADF, "no such gate");
 	cgate_t *list = words(sc)->gate;
 	for (unsigned i = 0; i < policy->gates; i++)
@@ -292,6 +314,10 @@ int sc_start_from(sc_t *sc, sc_template_t handle)
 	struct policy *policy = editable(sc);
 	if (!policy)
 		return -1;
+	if (supervisor_inside()) { /* sthreads of gates start from the snapshot */
+		errno = EPERM;
+		return -1;
+	}
 	supervisor_lock();
 	bool exists = handle_get(&supervisor.templates, handle) != NULL;
 	supervisor_unlock();

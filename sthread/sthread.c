@@ -6,8 +6,15 @@
 #include <sys/mman.h>
 
 #include "budget.h"
-#include "gate.h"
+#include "nested.h"
 #include "slice.h"
+
+/* The process's own: those of gates belong to them alone. */
+static struct sthread *find(sthread_t handle)
+{
+	struct sthread *sthread = handle_get(&supervisor.sthreads, handle);
+	return sthread && !sthread->owner ? sthread : NULL;
+}
 
 /* Finds an sthread that no other thread drives.  On success the lock is held. */
 static struct sthread *enter(sthread_t handle)
@@ -15,7 +22,7 @@ static struct sthread *enter(sthread_t handle)
 	if (supervisor_enter() != 0)
 		return NULL;
 	supervisor_lock();
-	struct sthread *sthread = handle_get(&supervisor.sthreads, handle);
+	struct sthread *sthread = find(handle);
 	if (sthread && !sthread->busy)
 		return sthread;
 	supervisor_unlock();
@@ -77,6 +84,8 @@ static int check_create(const sthread_t *st, stcb_t cb)
 
 int sthread_create_to_freeze(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg, struct pristine **freeze)
 {
+	if (supervisor_inside())
+		return inside_sthread_create(st, sc, cb, arg);
 	if (check_create(st, cb) != 0)
 		return -1;
 	supervisor_lock();
@@ -106,6 +115,8 @@ int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg)
 
 int sthread_step(sthread_t st)
 {
+	if (supervisor_inside())
+		return inside_sthread_step(st);
 	struct sthread *sthread = enter(st);
 	if (!sthread)
 		return -1;
@@ -117,6 +128,8 @@ int sthread_step(sthread_t st)
 
 int sthread_state(sthread_t st, enum sthread_state *state)
 {
+	if (supervisor_inside())
+		return inside_sthread_state(st, state);
 	struct sthread *sthread = enter(st);
 	if (!sthread)
 		return -1;
@@ -156,10 +169,12 @@ int sthread_wait_deadline(sthread_t st, uint64_t *nanoseconds)
 
 int sthread_kill(sthread_t st)
 {
+	if (supervisor_inside())
+		return inside_sthread_kill(st);
 	if (supervisor_enter() != 0)
 		return -1;
 	supervisor_lock();
-	struct sthread *sthread = handle_get(&supervisor.sthreads, st);
+	struct sthread *sthread = find(st);
 	if (sthread && sthread->state != STHREAD_ENDED) {
 		sthread->killed = true;
 		if (sthread->busy) {
@@ -176,6 +191,8 @@ int sthread_kill(sthread_t st)
 
 int sthread_get_info(sthread_t st, struct sthread_info *info)
 {
+	if (supervisor_inside())
+		return inside_sthread_get_info(st, info);
 	struct sthread *sthread = enter(st);
 	if (!sthread)
 		return -1;
@@ -187,6 +204,8 @@ int sthread_get_info(sthread_t st, struct sthread_info *info)
 
 int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 {
+	if (supervisor_inside())
+		return inside_sthread_join(st, ret, info);
 	struct sthread *sthread = enter(st);
 	if (!sthread)
 		return -1;

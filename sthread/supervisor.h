@@ -37,6 +37,13 @@ enum service {
 	SERVICE_ALLOCATE,    /* RDI = tag, RSI = size, RDX = alignment */
 	SERVICE_FREE,        /* RDI = pointer */
 	SERVICE_REALLOCATE,  /* RDI = pointer, RSI = size */
+	/* Of gates only: */
+	SERVICE_STHREAD_CREATE, /* RDI = policy, RSI = body, RDX = its argument; answers with a handle */
+	SERVICE_STHREAD_JOIN,   /* RDI = sthread, RSI = where a struct nested_end goes */
+	SERVICE_STHREAD_STEP,   /* RDI = sthread */
+	SERVICE_STHREAD_STATE,  /* RDI = sthread; answers with its state */
+	SERVICE_STHREAD_KILL,   /* RDI = sthread */
+	SERVICE_STHREAD_INFO,   /* RDI = sthread, RSI = where its struct sthread_info goes */
 };
 
 struct supervisor {
@@ -61,6 +68,8 @@ void supervisor_unlock(void);
 
 /* True inside a compartment, where the snapshot's copy of one variable says so.  Async-signal-safe. */
 bool supervisor_inside(void);
+/* True inside a gate, as its life page says. */
+bool supervisor_inside_gate(void);
 /* Entry check of public functions: 0 in host mode after sthread_init(), else -1 with EPERM.  In the child of a fork the
  * first call makes the child's own machine; then also the errors of that.  Preconditions: the lock is not held. */
 int supervisor_enter(void);

@@ -20,7 +20,7 @@ extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_tram
 /* What a compartment is told about its life, in the page at WINDOW_LIFE. */
 struct dune_life {
 	uint32_t process_id; /* what getpid() answers: differs from one life to the next */
-	uint32_t reserved;
+	uint32_t is_gate;    /* for the library: policies can be made, because sthreads can be created */
 	int64_t seconds; /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
 };

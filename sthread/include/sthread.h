@@ -9,7 +9,8 @@
  * and never exit.  sthread_error() gives the sentence behind the last failure of the calling thread.
  * All calls are thread-safe; one sc_t and one handle are driven by one thread at a time (EBUSY).
  * Inside an sthread only sthread_park(), cgate_call(), cgate_call_buf(), smalloc(), smemalign(), srealloc() and
- * sfree() work; every other call of this header fails there with EPERM.
+ * sfree() work; every other call of this header fails there with EPERM.  Callgates can create sthreads as well: see
+ * <callgate.h>.
  */
 #ifndef STHREAD_H
 #define STHREAD_H
@@ -206,7 +207,7 @@ int sc_start_from(sc_t *sc, sc_template_t handle);
  * (it would block) or has spent its slice of 10 ms.  The policy is copied.
  * cb and everything it calls must have been loaded before sthread_init().
  * On success *st is a handle that sthread_join() must release.
- * Called from: host mode, any thread.
+ * Called from: host mode, any thread; a gate.
  * Errors: EPERM before sthread_init() or inside an sthread; EINVAL; EBADF the policy names a tag or gate that
  * is gone; EAGAIN too many sthreads; ENOMEM; else the policy's remembered failure.
  */
