@@ -63,7 +63,7 @@ require_packages() {
 		die "cannot install ${missing[*]}"
 }
 
-build_packages=(gcc make autoconf automake libtool pkg-config libc6-dev libelf-dev libssl-dev libevent-dev
+build_packages=(gcc make autoconf automake libtool pkg-config libc6-dev libelf-dev libdw-dev libssl-dev libevent-dev
 	"libllhttp-dev|libhttp-parser-dev")
 demo_packages=(openssl curl)
 test_packages=(libcunit1-dev)

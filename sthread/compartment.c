@@ -67,6 +67,7 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 	uint64_t restored = 0;
 	memset(compartment, 0, sizeof *compartment);
 	compartment->policy = policy_get(policy);
+	compartment->function = function;
 	compartment->info.system_call = -1;
 	struct pristine *pristine = template_state(policy);
 	if (!pristine || open_files(compartment) != 0 ||

@@ -11,6 +11,7 @@
 enum {
 	COMPARTMENT_FILES = 64,
 	KILL_NOTICED_NANOSECONDS = 50 * 1000 * 1000, /* by a thread that waits for a descriptor */
+	COMPARTMENT_REFUSALS = 16,                   /* refused calls reported of one life */
 };
 
 struct descriptor {
@@ -46,6 +47,9 @@ struct compartment {
 	uint64_t deadline; /* when its wall budget is spent, by slice_clock(); 0: it has none */
 	bool out_of_memory;
 	struct sthread_info info;
+	uint64_t function; /* the body, or the gate's entry */
+	int refusal_told[COMPARTMENT_REFUSALS];
+	unsigned refusals_told;
 };
 
 /* The state that lives of a policy start from; NULL with EBADF if its template is gone (template.c). */
@@ -142,6 +146,7 @@ struct sthread {
 	struct sthread *above; /* while a gate waits for it: the sthread that is in that gate, */
 	struct sthread *below; /* and the other way round */
 	uint64_t above_since;  /* when it began to wait, by slice_clock() */
+	struct report_capture *report; /* of its end; NULL: none */
 };
 
 /* The compartment that runs when the sthread does: its own, or the innermost gate's. */

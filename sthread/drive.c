@@ -6,6 +6,7 @@
 
 #include "budget.h"
 #include "nested.h"
+#include "report.h"
 #include "slice.h"
 #include "tag.h"
 
@@ -53,6 +54,8 @@ static void answer_service(struct compartment *compartment, long answer, bool ot
 static bool finish(struct sthread *sthread, bool returned)
 {
 	struct compartment *over = innermost_compartment(sthread);
+	if (!returned)
+		report_life_end(sthread, over);
 	if (!sthread->depth) {
 		if (returned)
 			over->info.end = STHREAD_RETURNED;
@@ -220,7 +223,7 @@ static enum outcome handle(struct sthread *sthread, struct compartment *compartm
 	}
 }
 
-void sthread_drive(struct sthread *sthread)
+static void drive(struct sthread *sthread)
 {
 	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
 	uint64_t began = slice_clock();
@@ -250,7 +253,10 @@ void sthread_drive(struct sthread *sthread)
 			sthread->retry = false;
 			if (!again)
 				time = run(compartment, vcpu, &exit);
+			uint64_t denied = compartment->info.calls_denied;
 			outcome = handle(sthread, compartment, vcpu, &exit, again);
+			if (compartment->info.calls_denied != denied && outcome != ENDED && report_refusals_wanted())
+				report_refusal(sthread, compartment, exit.kind == DUNE_EXIT_SYSTEM_CALL);
 			/* The time that its calls take, waiting included, is its own as well. */
 			budget_charge(compartment, slice_clock() - time);
 		}
@@ -264,4 +270,11 @@ void sthread_drive(struct sthread *sthread)
 		if (outcome != GO_ON && finish(sthread, outcome == RETURNED))
 			return;
 	}
+}
+
+void sthread_drive(struct sthread *sthread)
+{
+	drive(sthread);
+	if (!sthread->owner) /* else the drive that this one is a part of tells of it */
+		report_deliver();
 }

@@ -66,20 +66,32 @@ int supervisor_enter(void)
 
 /* ---- services -------------------------------------------------------------------------------------- */
 
-/* The red zone is stepped over, because the CALL pushes; the trampoline clobbers RCX, RDX and R11 at most. */
+/*
+ * Moves the arguments to where services have them and goes to the exit, which is on the stack; it returns to the caller.
+ * In assembly, and by a jump, so that the caller's unwind information is right while it is away.
+ */
+long supervisor_jump_to_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+				uint64_t exit) __attribute__((visibility("hidden")));
+__asm__(".pushsection .text\n"
+	".globl supervisor_jump_to_service\n"
+	".hidden supervisor_jump_to_service\n"
+	".type supervisor_jump_to_service, @function\n"
+	"supervisor_jump_to_service:\n"
+	".cfi_startproc\n"
+	"movl %edi, %eax\n"
+	"movq %rsi, %rdi\n"
+	"movq %rdx, %rsi\n"
+	"movq %rcx, %rdx\n"
+	"movq %r8, %r10\n"
+	"movq %r9, %r8\n"
+	"jmpq *8(%rsp)\n"
+	".cfi_endproc\n"
+	".size supervisor_jump_to_service, . - supervisor_jump_to_service\n"
+	".popsection");
+
 long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
 {
-	long answer = (long)number;
-	register uint64_t r10 __asm__("r10") = d;
-	register uint64_t r8 __asm__("r8") = e;
-	register uint64_t entry __asm__("r9") = place.service;
-	__asm__ volatile("leaq -128(%%rsp), %%rsp\n\t"
-			 "callq *%[entry]\n\t"
-			 "leaq 128(%%rsp), %%rsp"
-			 : "+a"(answer), "+D"(a), "+S"(b), "+d"(c), "+r"(r10), "+r"(r8), [entry] "+r"(entry)
-			 :
-			 : "rcx", "r11", "memory", "cc");
-	return answer;
+	return supervisor_jump_to_service(number, a, b, c, d, e, place.service);
 }
 
 long supervisor_service_yielding(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)

@@ -242,13 +242,30 @@ static void forget_rseq(struct snapshot *snapshot, struct dune_machine *machine)
 
 /* ---- entry ----------------------------------------------------------------------------------------- */
 
+/* Remembers for reports what is left out; of very many mappings, the first. */
+static void note_gap(struct snapshot *snapshot, const struct process_mapping *mapping, const void *map_buffer)
+{
+	if (snapshot->gap_count == sizeof snapshot->gaps / sizeof *snapshot->gaps ||
+	    mapping->start == (uintptr_t)map_buffer)
+		return;
+	snapshot->gaps[snapshot->gap_count++] = (struct snapshot_gap){
+		.start = mapping->start,
+		.end = mapping->end,
+		.why = mapping->kind == PROCESS_MAPPING_STACK ? SNAPSHOT_STACK : SNAPSHOT_WITHHELD,
+	};
+}
+
 static int take_all(struct snapshot *snapshot, struct dune_machine *machine, struct pagemap *pagemap,
 		    const struct process_map *map)
 {
 	for (size_t i = 0; i < map->count; i++) {
 		const struct process_mapping *mapping = &map->mappings[i];
-		if (is_left_out(mapping, map, machine))
+		if (is_left_out(mapping, map, machine)) {
+			note_gap(snapshot, mapping, map->buffer);
 			continue;
+		}
+		if (mapping->kind == PROCESS_MAPPING_STACK)
+			note_gap(snapshot, mapping, map->buffer);
 		if (mapping->kind == PROCESS_MAPPING_STACK || mapping->kind == PROCESS_MAPPING_VDSO) {
 			if (take_special(snapshot, machine, mapping) != 0)
 				return -1;
@@ -317,6 +334,14 @@ void snapshot_discard(struct snapshot *snapshot)
 							    sizeof *snapshot->regions[i].frames);
 	munmap(snapshot->regions, REGIONS * sizeof *snapshot->regions);
 	*snapshot = (struct snapshot){ 0 };
+}
+
+enum snapshot_left_out snapshot_left_out(const struct snapshot *snapshot, uint64_t address)
+{
+	for (unsigned i = 0; i < snapshot->gap_count; i++)
+		if (address >= snapshot->gaps[i].start && address < snapshot->gaps[i].end)
+			return snapshot->gaps[i].why;
+	return SNAPSHOT_UNKNOWN;
 }
 
 const struct snapshot_region *snapshot_find(const struct snapshot *snapshot, uint64_t address)

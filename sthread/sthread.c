@@ -7,6 +7,7 @@
 
 #include "budget.h"
 #include "nested.h"
+#include "report.h"
 #include "slice.h"
 
 /* The process's own: those of gates belong to them alone. */
@@ -233,6 +234,7 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 	if (ret && returned)
 		*ret = (void *)sthread->result;
 	handle_end(&supervisor.sthreads, st);
+	report_drop(sthread->report);
 	supervisor_unlock();
 	free(sthread);
 	return returned ? 0 : dune_fail(ECANCELED, "the sthread did not return");

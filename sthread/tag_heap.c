@@ -511,6 +511,36 @@ int tag_heap_release(struct tag_heap *heap, void *pointer)
 	return 0;
 }
 
+bool tag_heap_around(const struct tag_heap *heap, const void *pointer, const void **start, size_t *size)
+{
+	enum {
+		STEPS = 4096
+	};
+	uintptr_t address = (uintptr_t)pointer;
+	const struct block *run = heap->runs;
+
+	while (run && address - run->start >= run->size)
+		run = run->chain;
+	if (!run)
+		return false;
+
+	/* From both ends at once: where it is, is not known. */
+	const struct block *up = run->next, *down = run->previous;
+
+	for (unsigned i = 0; i < STEPS && up != run && down != run; i++, up = up->next, down = down->previous) {
+		const struct block *block = address - up->start < up->size     ? up :
+					    address - down->start < down->size ? down :
+										 NULL;
+
+		if (!block)
+			continue;
+		*start = (const void *)block->start;
+		*size = block->size;
+		return block->state == BLOCK_LIVE;
+	}
+	return false;
+}
+
 size_t tag_heap_bytes_allocated(const struct tag_heap *heap)
 {
 	return heap->bytes_allocated;

@@ -13,6 +13,7 @@
 #ifndef STHREAD_TAG_HEAP_H
 #define STHREAD_TAG_HEAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct tag_heap;
@@ -60,6 +61,10 @@ size_t tag_heap_asked(const struct tag_heap *heap, const void *pointer);
 /* The bytes that belong to the live allocation at pointer: what was asked for, rounded up to 16.  0 if
  * pointer is not what tag_heap_allocate() returned, or was released. */
 size_t tag_heap_size(const struct tag_heap *heap, const void *pointer);
+
+/* Finds the live allocation that holds the byte at pointer.  Looks at a bounded number of blocks; false if none was
+ * found. */
+bool tag_heap_around(const struct tag_heap *heap, const void *pointer, const void **start, size_t *size);
 
 /* Takes an allocation back.  Errors: EINVAL pointer is not a live allocation of this heap; nothing changed. */
 int tag_heap_release(struct tag_heap *heap, void *pointer);

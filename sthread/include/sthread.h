@@ -307,6 +307,119 @@ struct sthread_statistics {
 /* Errors: EINVAL; EPERM before sthread_init(). */
 int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
 
+/* ---- reports: what went wrong, and where ------------------------------------------------------------- */
+
+enum sthread_violation {
+	STHREAD_VIOLATION_FAULT = 1, /* a page fault that its policy does not answer, or another exception */
+	STHREAD_VIOLATION_CALL,      /* a system call was refused */
+	STHREAD_VIOLATION_GATE,      /* a callgate that it may not call */
+	STHREAD_VIOLATION_BUDGET,    /* a budget or its memory quota is spent: end says which */
+	STHREAD_VIOLATION_KILLED,    /* sthread_kill() */
+	STHREAD_VIOLATION_HOST,      /* the virtual processor could not go on */
+};
+
+/* Rights, as bits. */
+enum {
+	STHREAD_RIGHT_READ = 1,
+	STHREAD_RIGHT_WRITE = 2,
+	STHREAD_RIGHT_EXECUTE = 4,
+	STHREAD_RIGHT_CALL = 8,        /* sc_sys_add(): system_call says which */
+	STHREAD_RIGHT_GATE = 16,       /* sc_cgate_add(): gate_called */
+	STHREAD_RIGHT_DESCRIPTOR = 32, /* sc_fd_add(): descriptor, for reading or writing if those bits are set */
+};
+
+/* What lies at the address of a fault. */
+enum sthread_touched {
+	STHREAD_TOUCHED_NOTHING,        /* the fault is not about memory */
+	STHREAD_TOUCHED_NULL,           /* below 64 KiB: a NULL pointer, or a field of what one should point to */
+	STHREAD_TOUCHED_NON_CANONICAL,  /* not an address at all; the one computed from the instruction */
+	STHREAD_TOUCHED_KERNEL,         /* the upper half of the addresses */
+	STHREAD_TOUCHED_TAG,            /* tagged memory: tag, tag_offset, allocation */
+	STHREAD_TOUCHED_NO_TAG,         /* where tags are, but no tag has it: deleted, or never made */
+	STHREAD_TOUCHED_TEXT,           /* program text */
+	STHREAD_TOUCHED_GLOBAL,         /* data of the program or a library: sthread_symbol() names it */
+	STHREAD_TOUCHED_HEAP,           /* the heap of the snapshot, or the sthread's own growth of it */
+	STHREAD_TOUCHED_SNAPSHOT,       /* other memory that the process had at sthread_init() */
+	STHREAD_TOUCHED_WITHHELD,       /* memory of that time which the snapshot leaves out */
+	STHREAD_TOUCHED_HOST_STACK,     /* the stack of the process's first thread */
+	STHREAD_TOUCHED_LATER,          /* memory that the process got after sthread_init() */
+	STHREAD_TOUCHED_STACK,          /* the sthread's own stack */
+	STHREAD_TOUCHED_STACK_OVERFLOW, /* just below it */
+	STHREAD_TOUCHED_PRIVATE,        /* memory from mmap() inside, or a gate's message */
+	STHREAD_TOUCHED_MONITOR,        /* the monitor, the trampoline, or addresses kept free around them */
+	STHREAD_TOUCHED_SUPERVISOR,     /* memory of this library */
+	STHREAD_TOUCHED_UNMAPPED,       /* nothing: the process has nothing there either */
+};
+
+enum {
+	STHREAD_REPORT_FRAMES = 48,
+	STHREAD_REGISTERS = 18, /* RAX RBX RCX RDX RSI RDI RBP RSP R8 ... R15 RIP RFLAGS */
+	STHREAD_POLICY_NAME = 32,
+};
+
+/* A report.  Plain data: copy it, keep it, format it later, in any thread.  Fields that do not apply are 0, handles
+ * and numbers -1.  It holds addresses and registers of the compartment, no memory of it. */
+struct sthread_report {
+	enum sthread_violation violation;
+	int ended;                        /* 1: its life ended of it; 0: the call failed, and it went on */
+	enum sthread_end end;             /* how, if it ended */
+	sthread_t sthread;                /* -1: the gate was called from host mode */
+	cgate_t gate;                     /* the gate that it happened in, -1 in the sthread itself */
+	unsigned depth;                   /* gates that it was in */
+	char policy[STHREAD_POLICY_NAME]; /* name of the policy, sc_name(); "" if it has none */
+	uint64_t instance;                /* which life */
+	uint64_t address_space;           /* which address space */
+	uint64_t body;                    /* the body of the sthread, the entry of the gate */
+	unsigned vector;                  /* FAULT: the exception, */
+	uint64_t error_code;              /* as the processor pushed it, */
+	uint64_t address;                 /* the address touched (also BUDGET, of memory), */
+	enum sthread_touched touched;     /* and what is there */
+	unsigned right_needed;            /* STHREAD_RIGHT_* of the access; 0: not known */
+	unsigned right_held;              /* of those for the same memory or descriptor */
+	tag_t tag;                        /* TOUCHED_TAG */
+	int tag_granted;                  /* 1: the policy grants the tag, with right_held */
+	uint64_t tag_offset;              /* from the start of the tag's piece of memory that holds the address */
+	uint64_t allocation;              /* start of the allocation that holds the address; 0: none does */
+	uint64_t allocation_size;
+	int system_call;     /* CALL: its number */
+	int call_error;      /* CALL, GATE: the errno that the call failed with */
+	int descriptor;      /* CALL: the descriptor, if that was the reason */
+	cgate_t gate_called; /* GATE */
+	uint64_t suppressed; /* reports of refused calls left out since the last one of the process */
+	uint64_t registers[STHREAD_REGISTERS];
+	unsigned frame_count; /* frames[0] is the instruction, the others return addresses */
+	uint64_t frames[STHREAD_REPORT_FRAMES];
+};
+
+/*
+ * Installs the function that is told of violations in every sthread and gate; NULL: nobody is told.  It replaces the
+ * one before, which may still be running in other threads.
+ * It is called in host mode by the thread that drove the sthread, before the call that drove it (sthread_create(),
+ * step, join, kill; cgate_call()) returns, without any lock of the library.  It may call everything in this header;
+ * calls on the sthread it is told of fail with EBUSY.  Violations in what it starts itself are not told to it.
+ * A refused call is told once for each call and life, at most 16 in a life and 64 a second in the process.
+ * report is valid until it returns.  Errors: EPERM inside an sthread.
+ */
+int sthread_on_violation(void (*told)(const struct sthread_report *report, void *argument), void *argument);
+/* The report of an sthread that has ended, before it is joined.  Errors: EBADF; EBUSY; EPERM; EINVAL; EAGAIN it has not
+ * ended; ENODATA it returned or exited, or memory was short. */
+int sthread_get_report(sthread_t st, struct sthread_report *report) STHREAD_CHECKED;
+/* Writes a report as text of several lines, symbols looked up: at most size bytes, the final 0 included.  Returns the
+ * length of the whole text without it, as snprintf() does.  Called from: host mode, any thread, not from signal
+ * handlers.  Errors (-1): EINVAL; EPERM. */
+int sthread_report_format(const struct sthread_report *report, char *text, size_t size);
+
+struct sthread_symbol {
+	char object[256]; /* the file; "" if the address is in none */
+	char name[256];   /* the symbol; "" if there is none */
+	uint64_t offset;  /* from the symbol, or else in the object */
+	char file[256];   /* source file; "" without debugging information */
+	int line;
+};
+/* Says what is at an address of the process.  For a return address ask for the byte before it.
+ * Called from: as sthread_report_format().  Errors: ENOENT nothing known; EINVAL; EPERM. */
+int sthread_symbol(uint64_t address, struct sthread_symbol *symbol);
+
 /* ---- tagged memory --------------------------------------------------------------------------------- */
 
 /* Makes a tag: a region of memory that can be granted to sthreads.  The process itself can always use it, at
