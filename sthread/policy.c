@@ -274,8 +274,11 @@ static int add_condition(sc_t *sc, int sysno, unsigned argument, int compare, ui
 	struct policy_condition condition;
 	if (!policy)
 		return -1;
-	if (policy_condition_make(&condition, sysno, argument, compare, value, mask) != 0)
-		return refuse(policy, EINVAL, dune_error());
+	if (policy_condition_make(&condition, sysno, argument, compare, value, mask) != 0) {
+		if (!policy->error)
+			policy->error = EINVAL;
+		return -1;
+	}
 	return policy_filter_add(words(sc)->condition, &policy->conditions, POLICY_CONDITIONS, &condition) ?
 		       0 :
 		       refuse(policy, ENOSPC, "the policy holds no more conditions on arguments");
@@ -443,15 +446,13 @@ void policy_limits_lower(struct policy *policy, const struct policy *by)
 
 /* ---- reading --------------------------------------------------------------------------------------- */
 
-int policy_view(const sc_t *sc, struct policy *policy)
+int policy_peek(const sc_t *sc, struct policy *policy)
 {
 	if (!sc)
 		return dune_fail(EINVAL, "no policy given");
 	struct policy_words *from = words((sc_t *)sc);
 	if (!is_policy(&from->head))
 		return dune_fail(EINVAL, "not a policy: call sc_init() first");
-	if (from->head.error)
-		return dune_fail(from->head.error, "a grant of this policy failed: %s", strerror(from->head.error));
 	*policy = from->head;
 	policy->tag = from->tag;
 	policy->file = from->file;
@@ -460,6 +461,14 @@ int policy_view(const sc_t *sc, struct policy *policy)
 	policy->condition = from->condition;
 	policy->index = NULL;
 	return 0;
+}
+
+int policy_view(const sc_t *sc, struct policy *policy)
+{
+	if (policy_peek(sc, policy) != 0)
+		return -1;
+	return policy->error ? dune_fail(policy->error, "a grant of this policy failed: %s", strerror(policy->error)) :
+			       0;
 }
 
 int policy_read(const sc_t *sc, struct policy *policy)

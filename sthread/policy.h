@@ -134,8 +134,10 @@ void open_file_put(struct open_file *file);
  * it is good for as long as *sc is left alone.  Returns 0; -1 with EINVAL, or the policy's remembered failure. */
 int policy_read(const sc_t *sc, struct policy *policy);
 
-/* The same with limits as they were set. */
+/* The same with limits as they were set, */
 int policy_view(const sc_t *sc, struct policy *policy);
+/* and even if it failed. */
+int policy_peek(const sc_t *sc, struct policy *policy);
 /* Sets limits that were not set to their defaults; lowers limits to those that another policy sets. */
 void policy_limits_default(struct policy *policy);
 void policy_limits_lower(struct policy *policy, const struct policy *by);

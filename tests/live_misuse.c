@@ -63,6 +63,7 @@ static void *all_denied(void *sthread)
 	DENIED(cgate_destroy(0) == -1);
 	DENIED(sc_freeze(&sc, 1) == -1);
 	DENIED(sc_frozen_destroy(0) == -1);
+	DENIED(sc_frozen_describe(0, NULL, 0) == -1);
 	DENIED(sc_frozen_is_subset(0, 0) == -1);
 	DENIED(sthread_create_frozen(&st, 0, body_nothing, NULL) == -1);
 	DENIED(cgate_call(0, NULL, NULL) == -1);
@@ -96,6 +97,7 @@ static void *all_denied_inside(void *sthread)
 	DENIED(sc_descriptor_limit(&sc, 1) == -1);
 	DENIED(sc_copy(&other, &sc) == -1);
 	DENIED(sc_is_subset(&sc, &sc) == -1);
+	DENIED(sc_describe(&sc, NULL, 0) == -1);
 	DENIED(sc_equal(&sc, &sc) == -1);
 	sfree(NULL);
 	return NULL;

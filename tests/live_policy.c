@@ -590,6 +590,28 @@ static void a_filtered_call_that_parks(void)
 	sc_destroy(&sc);
 }
 
+static void a_frozen_policy_is_described(void)
+{
+	char text[20000], line[100];
+	const char *at = text;
+
+	live_init();
+	make_table();
+	sc_frozen_t policy = freeze_tags(0, TAGS, BOTH);
+	int length = sc_frozen_describe(policy, text, sizeof text);
+	CU_ASSERT(length > 0 && (size_t)length < sizeof text);
+	ASSERT_EQUAL(sc_frozen_describe(policy, NULL, 0), length);
+	for (int i = 0; i < TAGS; i++) {
+		snprintf(line, sizeof line, "tag %d: read, write\n", table->tag[i]);
+		at = strstr(at, line); /* in the order of their handles */
+		CU_ASSERT_PTR_NOT_NULL_FATAL(at);
+	}
+	CU_ASSERT_PTR_NOT_NULL(strstr(at, "\nprocessor time: 10000 ms, the default\n"));
+	ASSERT_ERROR(sc_frozen_describe(policy, NULL, 10) == -1, EINVAL);
+	ASSERT_EQUAL(sc_frozen_destroy(policy), 0);
+	ASSERT_ERROR(sc_frozen_describe(policy, text, sizeof text) == -1, EBADF);
+}
+
 static const struct harness_test tests[] = {
 	{ "300 tags of one frozen policy can all be used", three_hundred_tags, HARNESS_FORK, .seconds = 120 },
 	{ "tags that a large policy does not name cannot, nor with more rights", only_those_three_hundred, HARNESS_FORK,
@@ -616,6 +638,7 @@ static const struct harness_test tests[] = {
 	{ "conditions of all parts of a frozen policy must hold", filters_of_frozen_policies, HARNESS_FORK,
 	  .seconds = 60 },
 	{ "a call with conditions can park and be made again", a_filtered_call_that_parks, HARNESS_FORK },
+	{ "a frozen policy is described in order", a_frozen_policy_is_described, HARNESS_FORK },
 	{ "wrong parts and stale frozen policies are refused", wrong_freezes, HARNESS_FORK },
 };
 

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -511,6 +513,124 @@ static void wrong_conditions_are_refused(void)
 	CU_ASSERT(sc_sys_filter(&sc, SYS_ioctl, 1, SC_NOT_EQUAL, 99) == -1 && errno == ENOSPC);
 }
 
+/* ---- as text ----------------------------------------------------------------------------------------------------- */
+
+static void a_policy_is_described(void)
+{
+	char text[2000], expected[2000], small[20];
+	char *at;
+	sc_t sc;
+
+	make_objects();
+	sc_init(&sc);
+	sc_mem_add(&sc, tags[1], PROT_READ);
+	sc_mem_add(&sc, tags[0], PROT_READ | PROT_WRITE);
+	sc_mem_add(&sc, tags[2], PROT_READ | SC_COPY_ON_WRITE);
+	sc_fd_add(&sc, files[1], PROT_WRITE);
+	sc_fd_add(&sc, files[0], PROT_READ);
+	sc_path_add(&sc, directories[1], PROT_READ);
+	sc_path_add(&sc, directories[0], PROT_READ | PROT_WRITE);
+	sc_cgate_add(&sc, gates[1]);
+	sc_cgate_add(&sc, gates[0]);
+	sc_sys_add(&sc, SYS_socket);
+	sc_sys_add(&sc, SYS_openat);
+	sc_sys_add(&sc, 511);
+	sc_sys_filter(&sc, SYS_write, 2, SC_LESS_OR_EQUAL, 200);
+	sc_sys_filter_masked(&sc, SYS_open, 1, O_ACCMODE | O_CREAT, 0);
+	sc_sys_filter(&sc, SYS_write, 0, SC_NOT_EQUAL, 1);
+	sc_flags_add(&sc, SC_KILL);
+	sc_cpu_budget(&sc, 500);
+	snprintf(expected, sizeof expected,
+		 "tag %d: read, write\n"
+		 "tag %d: read\n"
+		 "tag %d: read, copy on write\n"
+		 "descriptor %d: read: /dev/null\n"
+		 "descriptor %d: write: /dev/null\n"
+		 "directory %d: read: /usr\n"
+		 "directory %d: read, write: /\n"
+		 "system call open\n"
+		 "system call socket\n"
+		 "system call openat\n"
+		 "system call number 511\n"
+		 "condition write: argument 0 != 1\n"
+		 "condition write: argument 2 <= 200\n"
+		 "condition openat: argument 2 & 0x43 == 0\n"
+		 "gate %d\n"
+		 "gate %d\n"
+		 "SC_KILL\n"
+		 "processor time: 500 ms\n"
+		 "wall time: no limit\n",
+		 tags[0], tags[1], tags[2], files[0], files[1], directories[1], directories[0], gates[0], gates[1]);
+	int length = sc_describe(&sc, text, sizeof text);
+	CU_ASSERT_EQUAL(length, (int)strlen(text));
+	if (strncmp(text, expected, strlen(expected)) != 0) {
+		harness_note("%s", text);
+		CU_ASSERT(false);
+	}
+	CU_ASSERT_PTR_NOT_NULL(strstr(text, "\nmemory quota: 268435456 bytes, the default\n"));
+	/* As snprintf(). */
+	CU_ASSERT_EQUAL(sc_describe(&sc, NULL, 0), length);
+	memset(small, 'x', sizeof small);
+	CU_ASSERT_EQUAL(sc_describe(&sc, small, 10), length);
+	CU_ASSERT(memcmp(small, text, 9) == 0 && !small[9] && small[10] == 'x');
+	CU_ASSERT_EQUAL(sc_describe(&sc, small, 1), length);
+	CU_ASSERT_EQUAL(small[0], 0);
+	for (size_t size = 1; size <= sizeof text; size++) {
+		char cut[sizeof text + 1];
+		cut[size] = 'x';
+		CU_ASSERT_EQUAL_FATAL(sc_describe(&sc, cut, size), length);
+		CU_ASSERT_FATAL(strncmp(cut, text, size - 1) == 0 && cut[size] == 'x' && strlen(cut) < size);
+	}
+	CU_ASSERT(sc_describe(&sc, NULL, 5) == -1 && errno == EINVAL);
+	CU_ASSERT(sc_describe(NULL, text, 5) == -1 && errno == EINVAL);
+	/* The failure that is remembered is the first. */
+	sc_mem_add(&sc, -1, PROT_READ);
+	sc_flags_add(&sc, 1000);
+	CU_ASSERT(sc_describe(&sc, text, sizeof text) > length);
+	at = strstr(text, "\nfailed: EBADF, ");
+	CU_ASSERT_PTR_NOT_NULL(at);
+	sc_destroy(&sc);
+}
+
+static void equal_policies_have_equal_text(void)
+{
+	char one[4000], other[4000];
+	make_objects();
+	for (int i = 0; i < ROUNDS / 10; i++) {
+		struct model model = random_model();
+		memset(model.directory, 0, sizeof model.directory); /* their order matters */
+		sc_t first, second;
+		build(&model, &first);
+		build(&model, &second);
+		CU_ASSERT(sc_describe(&first, one, sizeof one) > 0);
+		CU_ASSERT(sc_describe(&second, other, sizeof other) > 0);
+		CU_ASSERT_STRING_EQUAL(one, other);
+		sc_destroy(&first);
+		sc_destroy(&second);
+	}
+}
+
+static void names_stay_on_their_line(void)
+{
+	char folder[] = "/tmp/unit_policy_XXXXXX", name[100], text[4000];
+	sc_t sc;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(folder));
+	snprintf(name, sizeof name, "%s/a\ngate 5\\", folder);
+	int file = open(name, O_RDWR | O_CREAT, 0600);
+	sc_init(&sc);
+	sc_fd_add(&sc, file, PROT_READ);
+	CU_ASSERT(sc_describe(&sc, text, sizeof text) > 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(text, "/a\\012gate 5\\134\n"));
+	CU_ASSERT_PTR_NULL(strstr(text, "\ngate"));
+	unlink(name);
+	rmdir(folder);
+	sc_t copy = sc;
+	sc_destroy(&sc);
+	CU_ASSERT(sc_describe(&copy, text, sizeof text) > 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(text, ": read: released\n"));
+}
+
 static void what_is_no_policy_is_refused(void)
 {
 	sc_t good, bad;
@@ -545,6 +665,9 @@ static const struct harness_test tests[] = {
 	{ "conditions on descriptors make their numbers matter", a_filter_on_descriptors_makes_numbers_matter,
 	  HARNESS_FORK },
 	{ "wrong conditions are refused and remembered", wrong_conditions_are_refused, HARNESS_FORK },
+	{ "a policy is described grant by grant, cut as snprintf() cuts", a_policy_is_described, HARNESS_FORK },
+	{ "equal policies have equal text", equal_policies_have_equal_text, HARNESS_FORK },
+	{ "a file's name cannot look like another grant", names_stay_on_their_line, HARNESS_FORK },
 	{ "what is no policy, or failed, is refused", what_is_no_policy_is_refused, HARNESS_FORK },
 };
 

@@ -200,6 +200,14 @@ int sc_template_destroy(sc_template_t handle);
 /* Lets sthreads and gates with this policy start from a template.  Errors: EBADF; EINVAL it names another already. */
 int sc_start_from(sc_t *sc, sc_template_t handle);
 
+/* Write a policy as text to buffer, one grant a line, in an order that does not depend on how it was made: at most size
+ * bytes, a zero byte at the end included (buffer may be NULL if size is 0).  Return the length of the whole text, as
+ * snprintf(); sc_describe() includes the remembered failure.  Errors (-1): EINVAL not a policy, or no buffer; EBADF no
+ * such frozen policy; EOVERFLOW; EPERM inside an sthread, sc_frozen_describe() also before sthread_init().
+ * Called from: host mode, any thread. */
+int sc_describe(const sc_t *sc, char *buffer, size_t size);
+int sc_frozen_describe(sc_frozen_t frozen, char *buffer, size_t size);
+
 /* ---- sthreads -------------------------------------------------------------------------------------- */
 
 /*
