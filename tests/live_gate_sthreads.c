@@ -168,13 +168,27 @@ static void *body_park(void *argument)
 	return argument;
 }
 
+/* On a slow machine a slice may be over before. */
+static int settle(sthread_t st)
+{
+	enum sthread_state state;
+
+	do
+		if (sthread_state(st, &state) != 0 || (state == STHREAD_RUNNABLE && sthread_step(st) != 0))
+			return -1;
+	while (state == STHREAD_RUNNABLE);
+	return 0;
+}
+
 static void *in_gate_park(void *argument)
 {
 	struct record *shared = argument;
 	sc_t sc;
 
 	sc_init(&sc);
-	return (void *)(intptr_t)sthread_create(&shared->st, &sc, body_park, (void *)0x99);
+	if (sthread_create(&shared->st, &sc, body_park, (void *)0x99) != 0)
+		return (void *)-1;
+	return (void *)(intptr_t)settle(shared->st);
 }
 
 /* All calls on the handle in the record.  Returns 0 if each fails with the error in the record. */
@@ -207,7 +221,7 @@ static void *in_gate_finish(void *argument)
 		return (void *)1;
 	if (sthread_join(shared->st, &result) != -1 || errno != EDEADLK)
 		return (void *)2;
-	if (sthread_step(shared->st) != 0)
+	if (sthread_step(shared->st) != 0 || settle(shared->st) != 0)
 		return (void *)3;
 	if (sthread_state(shared->st, &state) != 0 || state != STHREAD_ENDED)
 		return (void *)4;
@@ -690,6 +704,122 @@ static void into_itself(void)
 	sc_destroy(&sc);
 }
 
+/* ---- all at once ------------------------------------------------------------------------------------------------- */
+
+enum {
+	WORKERS = 3,
+	ROUNDS = 60
+};
+static stcb_t const works[] = { in_gate_memory,        in_gate_fill, in_gate_fill_and_fault,
+				in_gate_fill_and_kill, in_gate_park, try_handle,
+				in_gate_spin };
+static _Atomic sthread_t victims[WORKERS];
+static _Atomic cgate_t storm_gate;
+static _Atomic unsigned killed, ended, unexpected, replaced;
+static _Atomic bool over;
+static sc_t storm_policy;
+
+static void *body_storm(void *work)
+{
+	/* The gate's handle, and which work: there is no record to trust while others write to it. */
+	uint64_t what = (uint64_t)work;
+	void *result;
+
+	sthread_park();
+
+	return (void *)(intptr_t)(cgate_call((cgate_t)(what >> 8), (void *)works[what & 0xff], &result) == 0 ? 0 :
+													       errno);
+}
+
+static void *storm(void *number)
+{
+	unsigned random = (unsigned)(uintptr_t)number + 1;
+
+	for (int i = 0; i < ROUNDS; i++) {
+		cgate_t gate = storm_gate;
+		uint64_t work = (unsigned)rand_r(&random) % (sizeof(works) / sizeof(*works));
+		struct life life = { 0 };
+		sthread_t st;
+		sc_t sc;
+
+		sc_init(&sc);
+		if (sc_cgate_add(&sc, gate) != 0)
+			continue;
+		if (sthread_create(&st, &sc, body_storm, (void *)((uint64_t)gate << 8 | work)) != 0) {
+			unexpected += errno != EBADF;
+			continue;
+		}
+		victims[(uintptr_t)number] = st;
+		do { /* the thread that kills it drives it for a moment */
+			unexpected += sthread_step(st) != 0 && errno != EBUSY;
+			life = live_join(st);
+		} while (life.error == EBUSY || life.error == EDEADLK);
+		ended++;
+		if (life.error)
+			unexpected += life.info.end != STHREAD_KILLED;
+	}
+	return NULL;
+}
+
+static void *kill_some(void *unused)
+{
+	unsigned random = 99;
+
+	(void)unused;
+	while (!over) {
+		int which = rand_r(&random) % WORKERS;
+
+		if (sthread_kill(victims[which]) == 0)
+			killed++;
+		else
+			unexpected += errno != EBADF;
+		usleep(rand_r(&random) % 3000);
+	}
+	return NULL;
+}
+
+static void *replace_gate(void *unused)
+{
+	(void)unused;
+	while (!over) {
+		cgate_t old = storm_gate;
+
+		if (cgate_destroy(old) == 0) {
+			storm_gate = cgate_create_pool(act, &storm_policy, record, 2, replaced++ % 2 ? CGATE_FRESH : 0);
+			unexpected += storm_gate < 0;
+		} else {
+			unexpected += errno != EBUSY;
+		}
+		usleep(2000);
+	}
+	return NULL;
+}
+
+static void storms(void)
+{
+	pthread_t threads[WORKERS], killer, replacer;
+
+	prepare(&storm_policy);
+	record->error = EBADF;
+	storm_gate = cgate_create_pool(act, &storm_policy, record, 2, 0);
+	for (int i = 0; i < WORKERS; i++)
+		victims[i] = -1;
+	for (uintptr_t i = 0; i < WORKERS; i++)
+		pthread_create(&threads[i], NULL, storm, (void *)i);
+	pthread_create(&killer, NULL, kill_some, NULL);
+	pthread_create(&replacer, NULL, replace_gate, NULL);
+	for (int i = 0; i < WORKERS; i++)
+		pthread_join(threads[i], NULL);
+	over = true;
+	pthread_join(killer, NULL);
+	pthread_join(replacer, NULL);
+	harness_note("%u lives, %u kills, %u gates replaced", ended, killed, replaced);
+	ASSERT_EQUAL(unexpected, 0);
+	ASSERT_EQUAL(cgate_destroy(storm_gate), 0);
+	ASSERT_EQUAL(sthread_handles(), 0);
+	sc_destroy(&storm_policy);
+}
+
 static const struct harness_test tests[] = {
 	{ "a gate's sthread has memory of its own, and what both were granted", memory, HARNESS_FORK },
 	{ "handles are for the gate that created the sthread", handles, HARNESS_FORK },
@@ -700,6 +830,7 @@ static const struct harness_test tests[] = {
 	{ "killing the caller stops what runs or waits below its gate", kills, HARNESS_FORK },
 	{ "gates nest up to the limit through sthreads as well", depth, HARNESS_FORK },
 	{ "a gate cannot be entered from an sthread that it waits for", into_itself, HARNESS_FORK },
+	{ "gates that make sthreads, kills and deletions on many threads at once", storms, HARNESS_FORK },
 };
 
 int main(int argc, char **argv)
