@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "gate.h"
+#include "kvm/direct.h"
 
 bool supervisor_gate_exists(cgate_t gate)
 {
@@ -31,8 +32,10 @@ static cgate_t create(cgate_fn entry, const struct policy *policy, void *trusted
 	gate->wait_milliseconds = CGATE_WAIT_MILLISECONDS;
 	if (gate_make_instances(gate, instances) == 0) {
 		gate->handle = handle_new(&supervisor.gates, gate);
-		if (gate->handle >= 0)
+		if (gate->handle >= 0) {
+			gate_direct_begin(gate);
 			return gate->handle;
+		}
 		dune_fail(errno, "no room for another gate: %s", strerror(errno));
 	}
 	int error = errno;
@@ -111,7 +114,8 @@ int cgate_get_info(cgate_t handle, struct cgate_info *info)
 	if (gate) {
 		*info = gate->info;
 		info->instances = gate->instances;
-		info->busy = gate->claimed;
+		info->calls += gate_direct_calls(gate);
+		info->busy = gate->claimed + (gate->direct && dune_direct_user(gate->direct));
 		info->waiting = gate->waiting;
 	}
 	supervisor_unlock();
@@ -130,6 +134,7 @@ int cgate_destroy(cgate_t handle)
 	}
 	handle_end(&supervisor.gates, handle);
 	gate_free_instances(gate);
+	gate_direct_end(gate);
 	policy_put(gate->policy);
 	supervisor_unlock();
 	free(gate);

@@ -34,12 +34,13 @@ void gate_free_instances(struct gate *gate)
 
 bool gate_in_use(const struct gate *gate)
 {
-	return gate->claimed || gate->waiting;
+	return gate->claimed || gate->waiting || (gate->lent && !gate_direct_withdraw(gate->lent));
 }
 
 void gate_end_life(struct gate_instance *instance)
 {
 	nested_release(instance);
+	gate_direct_forget(instance);
 	compartment_end(&instance->compartment);
 	instance->alive = false;
 }
@@ -89,6 +90,51 @@ static void dequeue(struct gate *gate, struct gate_waiter *waiter)
 	gate->waiting--;
 }
 
+/* Removes an instance from the idle list. */
+static void unlink_idle(struct gate_instance *instance)
+{
+	struct gate *gate = instance->gate;
+	struct gate_instance **link = &gate->idle;
+	while (*link != instance)
+		link = &(*link)->next_idle;
+	*link = instance->next_idle;
+	instance->claimed = true;
+	gate->claimed++;
+}
+
+/* The idle instance that was used last, NULL if there is none that ring 0 is not in. */
+static struct gate_instance *take_idle(const struct gate *gate)
+{
+	struct gate_instance *instance = gate->idle;
+	while (instance && !gate_direct_withdraw(instance))
+		instance = instance->next_idle;
+	if (instance)
+		unlink_idle(instance);
+	return instance;
+}
+
+void gate_take(struct gate_instance *instance)
+{
+	unlink_idle(instance);
+}
+
+/* When to look again: nobody tells that ring 0 has left an instance. */
+static struct timespec next_look(const struct gate *gate, const struct timespec *until)
+{
+	struct timespec soon;
+	if (!gate->idle)
+		return *until;
+	gate_direct_kick(gate);
+	clock_gettime(CLOCK_MONOTONIC, &soon);
+	soon.tv_nsec += 1000000;
+	if (soon.tv_nsec >= 1000000000) {
+		soon.tv_sec++;
+		soon.tv_nsec -= 1000000000;
+	}
+	bool first = soon.tv_sec < until->tv_sec || (soon.tv_sec == until->tv_sec && soon.tv_nsec < until->tv_nsec);
+	return first ? soon : *until;
+}
+
 /* The gate stays while somebody waits: cgate_destroy() fails with EBUSY. */
 static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_instance **instance)
 {
@@ -97,8 +143,17 @@ static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_ins
 	int late = gate->wait_milliseconds ? 0 : ETIMEDOUT;
 	enqueue(gate, &waiter);
 	sthread->waiter = &waiter;
-	while (!waiter.instance && !nested_stopped(sthread) && late != ETIMEDOUT)
-		late = pthread_cond_clockwait(&waiter.wake, &supervisor.lock, CLOCK_MONOTONIC, &until);
+	while (!waiter.instance && !nested_stopped(sthread) && late != ETIMEDOUT) {
+		struct timespec look = next_look(gate, &until);
+		bool looks = gate->idle;
+		late = pthread_cond_clockwait(&waiter.wake, &supervisor.lock, CLOCK_MONOTONIC, &look);
+		if (!looks || waiter.instance)
+			continue;
+		if (gate->first == &waiter && (waiter.instance = take_idle(gate)))
+			dequeue(gate, &waiter);
+		else if (look.tv_sec != until.tv_sec || look.tv_nsec != until.tv_nsec)
+			late = 0;
+	}
 	sthread->waiter = NULL;
 	pthread_cond_destroy(&waiter.wake);
 	if (!waiter.instance)
@@ -143,13 +198,8 @@ int gate_claim(struct sthread *sthread, cgate_t handle, struct gate_instance **i
 		return EBADF;
 	if (!may_enter(sthread, gate))
 		return ELOOP;
-	if (!gate->idle)
-		return wait_turn(sthread, gate, instance);
-	*instance = gate->idle;
-	gate->idle = (*instance)->next_idle;
-	(*instance)->claimed = true;
-	gate->claimed++;
-	return 0;
+	*instance = gate->first ? NULL : take_idle(gate);
+	return *instance ? 0 : wait_turn(sthread, gate, instance);
 }
 
 void gate_release(struct gate_instance *instance)
@@ -166,4 +216,5 @@ void gate_release(struct gate_instance *instance)
 	gate->claimed--;
 	instance->next_idle = gate->idle;
 	gate->idle = instance;
+	gate_direct_lend(instance);
 }

@@ -56,7 +56,7 @@ static int map_special(struct address_space *space)
 	uint64_t thread_page = supervisor.snapshot.thread_pointer & ~DUNE_PAGE_MASK;
 	uint64_t life = dune_frame_new(machine);
 	if (!life || space_fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
-	    space_fill(space, machine->window + WINDOW_LIFE_MONITOR, life | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE) !=
+	    space_fill(space, machine->window + WINDOW_LIFE_MONITOR, life | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) !=
 		    0)
 		return dune_fail(ENOMEM, "out of guest memory");
 	space->life = dune_physical_at(machine, life);

@@ -38,6 +38,8 @@ struct address_space {
 	uint8_t *canary;              /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
 	bool served;                  /* set while a call is served for it without the lock: compartment_unlock() */
+	struct dune_direct *direct;   /* lets ring 0 enter it without the supervisor: callgate/direct_call.c */
+	bool direct_grants;           /* the life page names such gates */
 	unsigned revoking;            /* threads that wait for it to stop, to take rights away */
 	bool poisoned;                /* rights could not be taken away: never to run again */
 	struct address_space *next;   /* all of them */

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "address_space_parts.h"
+#include "kvm/direct.h"
 #include "tag.h"
 
 uint64_t space_tag_value(uint64_t physical, int prot)
@@ -129,14 +130,24 @@ int space_bind_tags(struct address_space *space, const struct policy *policy)
 	return 0;
 }
 
-/* Waits until no virtual CPU runs the space, and no call is served for it without the lock.  Releases the lock meanwhile; kicks, again and again because a kick that
- * comes just before KVM_RUN is lost. */
+/* Whether no virtual CPU runs the space, and no call is served for it without the lock.  If so, none does before the
+ * supervisor runs it. */
+static bool stopped(const struct address_space *space)
+{
+	return !space->running_on && !space->served && (!space->direct || dune_direct_close(space->direct));
+}
+
+/* Waits for that.  Releases the lock meanwhile; kicks, again and again because a kick that comes just before KVM_RUN is
+ * lost. */
 static void wait_until_stopped(struct address_space *space)
 {
-	while (space->running_on || space->served) {
+	while (!stopped(space)) {
 		struct timespec until;
-		if (space->running_on)
-			dune_vcpu_kick(space->running_on);
+		struct dune_vcpu *vcpu = space->running_on;
+		if (!vcpu && space->direct)
+			vcpu = dune_direct_user(space->direct);
+		if (vcpu)
+			dune_vcpu_kick(vcpu);
 		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_nsec += 1000000;
 		if (until.tv_nsec >= 1000000000) {
@@ -168,7 +179,7 @@ int address_spaces_revoke(const struct tag *tag)
 	int result = 0;
 	/* First all that can be done without letting go of the lock, so that no idle space starts with the tag. */
 	for (struct address_space *space = address_spaces; space; space = space->next)
-		if (!space->running_on && !space->served && revoke_from(space, tag) != 0)
+		if (space_find_tag(space, tag->handle) >= 0 && stopped(space) && revoke_from(space, tag) != 0)
 			result = -1;
 	for (struct address_space *space = address_spaces; space; space = space->next)
 		if (space_find_tag(space, tag->handle) >= 0) {

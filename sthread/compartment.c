@@ -83,6 +83,7 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 		compartment_end(compartment);
 		return -1;
 	}
+	gate_direct_grant(compartment);
 	compartment->info.address_space = compartment->space->id;
 	compartment->info.instance = compartment->instance;
 	compartment->info.pages_restored = restored;
@@ -108,6 +109,11 @@ void compartment_call(struct compartment *compartment, uint64_t function, uint64
 	context->fs_base = supervisor.snapshot.thread_pointer;
 	context->gs_base = 0;
 	budget_begin(compartment);
+}
+
+uint64_t compartment_after(const struct compartment *compartment)
+{
+	return policy_writes_files(compartment->policy) ? (uint64_t)flush_stdio : 0;
 }
 
 void compartment_end(struct compartment *compartment)

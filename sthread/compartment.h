@@ -61,6 +61,8 @@ struct pristine *template_state(const struct policy *policy);
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function);
 /* Sets the registers for a call of function(first, second) from the trampoline. */
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);
+/* What such a call calls after it with `flush`: an address in the compartment; 0 if it can write to no file. */
+uint64_t compartment_after(const struct compartment *compartment);
 /* Ends a life: closes its files, gives the address space back. */
 void compartment_end(struct compartment *compartment);
 /* In the child of a fork: closes the files of one of the parent's. */
@@ -159,6 +161,8 @@ void sthread_drive(struct sthread *sthread);
 /* Serves SERVICE_GATE and SERVICE_GATE_BUFFER of the compartment at the top of the stack: pushes the gate and returns
  * 0, or returns the errno that the caller gets. */
 int gate_service(struct sthread *sthread, struct compartment *caller, bool message);
+/* Tells ring 0 which gates a life may call without an exit.  Preconditions: its address space has begun the life. */
+void gate_direct_grant(struct compartment *compartment);
 /* The gate at the top of the stack is done: pops it and returns what its caller gets, 0 or an errno; its result and
  * its answer have been delivered.  caller is NULL for a call from host mode. */
 int gate_finish(struct sthread *sthread, struct compartment *caller, bool returned);

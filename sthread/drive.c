@@ -15,7 +15,8 @@ enum {
 };
 
 /* Runs a compartment to its next exit, without the lock.  Returns the time of the exit. */
-static uint64_t run(struct compartment *compartment, struct dune_vcpu *vcpu, struct dune_exit *exit)
+static uint64_t run(struct sthread *sthread, struct compartment *compartment, struct dune_vcpu *vcpu,
+		    struct dune_exit *exit)
 {
 	struct address_space *space = compartment->space;
 	uint64_t exits = vcpu->exits;
@@ -25,6 +26,7 @@ static uint64_t run(struct compartment *compartment, struct dune_vcpu *vcpu, str
 	clock_gettime(CLOCK_REALTIME_COARSE, &time);
 	space->life->seconds = time.tv_sec;
 	space->running_on = vcpu;
+	space->context.direct_calls = gate_direct_allowed(sthread, compartment);
 	supervisor_unlock();
 	uint64_t began = slice_clock();
 	dune_vcpu_run(vcpu, &space->context, exit);
@@ -33,7 +35,8 @@ static uint64_t run(struct compartment *compartment, struct dune_vcpu *vcpu, str
 	space->running_on = NULL;
 	pthread_cond_broadcast(&supervisor.changed);
 	budget_charge(compartment, spent);
-	compartment->info.exits += vcpu->exits - exits;
+	gate_direct_exit(sthread, compartment, exit);
+	innermost_compartment(sthread)->info.exits += vcpu->exits - exits;
 	return ended;
 }
 
@@ -145,6 +148,8 @@ static enum outcome serve_exception(struct compartment *compartment, const struc
 	if (exit->vector == VECTOR_PAGE_FAULT && !exit->from_monitor &&
 	    address_space_fault(compartment->space, &bounds, exit->address, exit->error_code) == 0)
 		return GO_ON;
+	if (!exit->from_monitor && gate_direct_store_failed(compartment))
+		return GO_ON;
 	compartment->info.end = compartment->out_of_memory ? STHREAD_OUT_OF_MEMORY : STHREAD_FAULTED;
 	compartment->info.vector = exit->vector;
 	compartment->info.error_code = exit->error_code;
@@ -252,7 +257,8 @@ static void drive(struct sthread *sthread)
 			bool again = sthread->retry;
 			sthread->retry = false;
 			if (!again)
-				time = run(compartment, vcpu, &exit);
+				time = run(sthread, compartment, vcpu, &exit);
+			compartment = innermost_compartment(sthread); /* the exit may have come from inside a gate */
 			uint64_t denied = compartment->info.calls_denied;
 			outcome = handle(sthread, compartment, vcpu, &exit, again);
 			if (compartment->info.calls_denied != denied && outcome != ENDED && report_refusals_wanted())

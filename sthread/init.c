@@ -21,8 +21,9 @@ struct supervisor supervisor = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = P
 static volatile struct {
 	uint64_t not_zero; /* pages of zeros have no copy of their own in the snapshot */
 	uint64_t service;
+	uint64_t gate; /* the same for plain gate calls, which ring 0 may make without an exit */
 	uint64_t window;
-} place = { .not_zero = 1 };
+} place __attribute__((aligned(32))) = { .not_zero = 1 };
 
 bool supervisor_inside(void)
 {
@@ -91,7 +92,8 @@ __asm__(".pushsection .text\n"
 
 long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
 {
-	return supervisor_jump_to_service(number, a, b, c, d, e, place.service);
+	return supervisor_jump_to_service(number, a, b, c, d, e,
+					  number == SERVICE_GATE ? place.gate : place.service);
 }
 
 long supervisor_service_yielding(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
@@ -170,11 +172,11 @@ static int mark_inside(void)
 	uint64_t *copy = snapshot_copy_at(&supervisor.snapshot, supervisor.machine, (uint64_t)&place.service);
 	if (!copy)
 		return dune_fail(ENOTSUP, "the library's own data is not in the snapshot");
-	*copy = supervisor.machine->trampoline_service;
-	copy = snapshot_copy_at(&supervisor.snapshot, supervisor.machine, (uint64_t)&place.window);
-	if (!copy)
-		return dune_fail(ENOTSUP, "the library's own data is not in the snapshot");
-	*copy = supervisor.machine->window;
+	/* On one page: the structure is aligned to its size. */
+	copy[0] = supervisor.machine->trampoline_service;
+	copy[1] = supervisor.machine->host.ring0_native ? supervisor.machine->trampoline_direct_call :
+							  supervisor.machine->trampoline_service;
+	copy[2] = supervisor.machine->window;
 	return 0;
 }
 

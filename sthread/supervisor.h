@@ -46,6 +46,9 @@ enum service {
 	SERVICE_STHREAD_INFO,   /* RDI = sthread, RSI = where its struct sthread_info goes */
 };
 
+_Static_assert((int)SERVICE_RETURN == SERVICE_NUMBER_RETURN, "the monitor asks for it");
+_Static_assert((int)SERVICE_GATE == SERVICE_NUMBER_CALL, "the monitor asks for it");
+
 struct supervisor {
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a compartment left its virtual CPU, a gate became free */
@@ -57,6 +60,7 @@ struct supervisor {
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
 	struct handles sthreads, tags, gates, templates;
 	pid_t process;         /* the process this belongs to */
+	bool no_direct_calls;  /* every gate call exits, even where ring 0 could make it; for tests */
 	uint64_t exits_before; /* exits of the probe */
 	uint64_t instances;    /* lives so far; also the tenants of virtual CPUs */
 	struct sthread_statistics statistics;

@@ -212,6 +212,12 @@ void dune_machine_use_fxsave(struct dune_machine *machine)
 		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_enter_fxsave);
 	machine->trampoline_resume_clean =
 		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_resume_clean_fxsave);
+	machine->trampoline_enter_direct =
+		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_enter_direct_fxsave);
+	machine->trampoline_direct_done =
+		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_direct_done_fxsave);
+	machine->trampoline_direct_store =
+		in_window(machine, WINDOW_TRAMPOLINE, dune_trampoline_begin, dune_trampoline_direct_store_fxsave);
 }
 
 void dune_machine_use_gate(struct dune_machine *machine)
@@ -266,6 +272,10 @@ static int lay_out_monitor(struct dune_machine *machine)
 	machine->trampoline_syscall = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_syscall);
 	machine->trampoline_resume = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_resume);
 	machine->trampoline_resume_clean = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_resume_clean);
+	machine->trampoline_enter_direct = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_enter_direct);
+	machine->trampoline_direct_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_call);
+	machine->trampoline_direct_done = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_done);
+	machine->trampoline_direct_store = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_store);
 	machine->trampoline_time = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_time);
 	machine->trampoline_touch = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_touch);
 	machine->trampoline_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_call);
@@ -446,6 +456,7 @@ static void close_machine(struct dune_machine *machine)
 	free(machine->cpuid);
 	free(machine->free_frames);
 	free(machine->ranges);
+	free(machine->direct_records);
 	free(machine);
 }
 
@@ -546,6 +557,9 @@ static int open_again(struct dune_machine *machine)
 		arenas[i]->backed = 0;
 	machine->next_slot = 0;
 	machine->processor_count = 0;
+	free(machine->direct_records);
+	machine->direct_records = NULL;
+	machine->direct = NULL;
 	machine->frames_used = machine->kept_end; /* what is before the kept part stays unused */
 	machine->free_count = 0;
 	machine->host = (struct dune_host){ 0 };
@@ -590,6 +604,7 @@ static void after_fork_in_child(void)
 	free(machine->ranges);
 	free(machine->cpuid);
 	free(machine->free_frames);
+	free(machine->direct_records);
 	free(machine);
 }
 

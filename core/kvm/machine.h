@@ -59,9 +59,14 @@ struct dune_machine {
 	uintptr_t edit_tables;     /* where the edit root has them */
 	uint64_t trampoline_syscall, trampoline_service, trampoline_resume, trampoline_enter;
 	uint64_t trampoline_resume_clean, trampoline_time;
+	uint64_t trampoline_enter_direct, trampoline_direct_call, trampoline_direct_done, trampoline_direct_store;
 	uint64_t trampoline_touch, trampoline_call; /* for probing */
 	uint64_t *idt;
 	uint64_t processor_count; /* virtual CPUs made */
+
+	struct dune_direct *direct; /* targets of direct calls; NULL: none yet (direct.c) */
+	struct dune_direct_record *direct_records;
+	unsigned direct_free; /* 0: none */
 };
 
 /* Returns the process's machine, made at the first call; NULL with errno and dune_error().  Any thread. */

@@ -1,6 +1,7 @@
 /* vcpu.c - see vcpu.h.  Law 5 of the design (a clean virtual CPU) is kept here. */
 #define _GNU_SOURCE
 #include "kvm/vcpu.h"
+#include "kvm/direct.h"
 
 #include <asm/prctl.h>
 #include <errno.h>
@@ -29,7 +30,8 @@ enum {
 	MSR_STAR = 0xc0000081,
 	MSR_LSTAR = 0xc0000082,
 	MSR_CSTAR = 0xc0000083,
-	MSR_SFMASK = 0xc0000084
+	MSR_SFMASK = 0xc0000084,
+	MSR_KERNEL_GS_BASE = 0xc0000102
 };
 enum {
 	VECTOR_PAGE_FAULT = 14
@@ -161,8 +163,8 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	memset(sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
 	struct {
 		struct kvm_msrs head;
-		struct kvm_msr_entry entries[4];
-	} msrs = { { .nmsrs = 4 },
+		struct kvm_msr_entry entries[5];
+	} msrs = { { .nmsrs = host->ring0_native ? 5 : 4 },
 		   { { .index = MSR_STAR,
 		       .data = (uint64_t)SELECTOR_SYSRET_BASE << 48 | (uint64_t)SELECTOR_KERNEL_CODE << 32 },
 		     { .index = MSR_LSTAR,
@@ -171,7 +173,9 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 				       machine->trampoline_syscall },
 		     { .index = MSR_CSTAR,
 		       .data = machine->window + WINDOW_MONITOR + VECTOR_FORBIDDEN * VECTOR_STUB_SIZE },
-		     { .index = MSR_SFMASK, .data = 0x257fd5 } } };
+		     { .index = MSR_SFMASK, .data = 0x257fd5 },
+		     { .index = MSR_KERNEL_GS_BASE,
+		       .data = vcpu->area_address + offsetof(struct dune_processor_area, direct) } } };
 	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
 	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
 	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
@@ -238,6 +242,7 @@ static struct dune_vcpu *make(struct dune_machine *machine)
 		goto fail;
 	}
 	int laid_out = lay_out_area(vcpu);
+	vcpu->number = (uint32_t)machine->processor_count;
 	machine->processor_count++; /* KVM does not take a virtual CPU back: its number is used up */
 	if (laid_out != 0)
 		goto fail;
@@ -325,6 +330,16 @@ void dune_vcpus_lock(void)
 void dune_vcpus_unlock(void)
 {
 	pthread_mutex_unlock(&pool_lock);
+}
+
+struct dune_vcpu *dune_vcpu_numbered(uint32_t number)
+{
+	pthread_mutex_lock(&pool_lock);
+	struct dune_vcpu *vcpu = every;
+	while (vcpu && vcpu->number != number)
+		vcpu = vcpu->next;
+	pthread_mutex_unlock(&pool_lock);
+	return vcpu;
 }
 
 uint64_t dune_exits_total(void)
@@ -461,6 +476,7 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 	run->s.regs.regs = context->regs;
 	run->kvm_dirty_regs = dirty;
 	run->immediate_exit = 0;
+	dune_direct_prepare(vcpu, context);
 	return 0;
 }
 
@@ -535,16 +551,51 @@ static bool decode_io(struct dune_vcpu *vcpu, struct dune_context *context, stru
 		if (!user)
 			context->regs.rflags = context->regs.r11;
 		return true;
-	case PORT_SERVICE:
+	case PORT_SERVICE: /* from ring 0: a direct call that it could not make */
 		exit->kind = DUNE_EXIT_SERVICE;
 		context->regs.rip = vcpu->machine->trampoline_resume;
-		return user;
+		if (!user)
+			context->regs.rflags = context->regs.r11;
+		return user || vcpu->machine->host.ring0_native;
 	case PORT_TRAP:
 		decode_trap(vcpu, context, exit);
 		return !user;
 	default:
 		return false;
 	}
+}
+
+/* A signal, or the end of what ring 0 was doing when it came, has taken ring 3 out. */
+static void kicked(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
+{
+	exit->kind = DUNE_EXIT_KICKED;
+	vcpu->pending = true;
+	if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &context->events) != 0)
+		broken(vcpu, exit, UINT_MAX, errno);
+	else
+		context->events_saved = true;
+}
+
+/* Runs until ring 3 is out of KVM_RUN by an exit or a kick.  Returns 0, or KVM_RUN's error: EINTR is a kick. */
+static int run_to_exit(struct dune_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	int error;
+	for (;;) {
+		error = enter(vcpu);
+		run->kvm_dirty_regs = 0;
+		if (error == EAGAIN)
+			error = EINTR;
+		if (error != EINTR)
+			break;
+		run->immediate_exit = 0;
+		if (run->s.regs.sregs.ss.dpl == 3)
+			break;
+		/* In the monitor.  It either exits or goes back to ring 3: there interrupts are on, and KVM tells. */
+		run->request_interrupt_window = vcpu->machine->host.ring0_native;
+	}
+	run->request_interrupt_window = 0;
+	return !error && run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN ? EINTR : error;
 }
 
 void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
@@ -555,36 +606,27 @@ void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct 
 		broken(vcpu, exit, UINT_MAX, errno);
 		return;
 	}
-	for (;;) {
-		int error = enter(vcpu);
-		if (error && error != EINTR && error != EAGAIN) {
-			broken(vcpu, exit, UINT_MAX, error);
-			return;
-		}
-		context->regs = run->s.regs.regs;
-		context->fs_base = run->s.regs.sregs.fs.base;
-		context->gs_base = run->s.regs.sregs.gs.base;
-		run->kvm_dirty_regs = 0;
-		if (error) {
-			run->immediate_exit = 0;
-			if (run->s.regs.sregs.ss.dpl != 3)
-				continue; /* in the monitor: its exit is a few instructions away */
-			exit->kind = DUNE_EXIT_KICKED;
-			vcpu->pending = true;
-			if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &context->events) != 0) {
-				broken(vcpu, exit, UINT_MAX, errno);
-				return;
-			}
-			context->events_saved = true;
-			return;
-		}
-		break;
+	int error = run_to_exit(vcpu);
+	context = dune_direct_take_over(vcpu, context, exit);
+	if (error && error != EINTR) {
+		broken(vcpu, exit, UINT_MAX, error);
+		return;
+	}
+	context->regs = run->s.regs.regs;
+	context->fs_base = run->s.regs.sregs.fs.base;
+	context->gs_base = run->s.regs.sregs.gs.base;
+	if (error) {
+		kicked(vcpu, context, exit);
+		return;
 	}
 	/* Every reason there is; only the trampoline's and the monitor's own exits leave a clean virtual CPU. */
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
-		if (decode_io(vcpu, context, exit))
+		if (decode_io(vcpu, context, exit)) {
+			if (exit->from_monitor) /* nothing is known of its registers */
+				dune_vcpu_reset(vcpu);
 			return;
+		}
 		vcpu->pending = true;
 		exit->kind = DUNE_EXIT_BROKEN;
 		exit->reason = run->exit_reason;

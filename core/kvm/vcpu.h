@@ -21,6 +21,7 @@ struct dune_context {
 	uint64_t generation;  /* of the root: grows with each edit made by the monitor */
 	struct kvm_regs regs; /* general registers, RIP, RFLAGS */
 	uint64_t fs_base, gs_base;
+	bool direct_calls; /* it may make direct calls (direct.h) */
 	bool saved; /* vector and events below are to be restored */
 	bool events_saved;
 	void *vector; /* vector state, machine->vector_size bytes, owned; NULL until first saved */
@@ -43,10 +44,14 @@ struct dune_exit {
 	bool from_monitor; /* EXCEPTION: raised by ring 0, a bug of the monitor */
 	unsigned reason;   /* BROKEN: KVM's exit reason, or UINT_MAX if KVM_RUN failed: error */
 	int error;
+	unsigned direct_calls;      /* direct calls begun since the last exit */
+	struct dune_direct *direct; /* not NULL: the exit came from inside this one, and so do all of the above */
+	uint64_t direct_result;     /* where its caller wants the result */
 };
 
 struct dune_vcpu {
 	struct dune_machine *machine;
+	uint32_t number;
 	int fd;
 	struct kvm_run *run;
 	struct dune_processor_area *area; /* here; in the guest at `area_address` */
@@ -72,6 +77,9 @@ void dune_vcpus_forget(void);
 void dune_vcpus_lock(void);
 void dune_vcpus_unlock(void);
 
+/* The virtual CPU with this number; NULL if there is none.  Takes its own lock. */
+struct dune_vcpu *dune_vcpu_numbered(uint32_t number);
+
 /* Exits of all virtual CPUs that reached user space, the probe's included. */
 uint64_t dune_exits_total(void);
 
@@ -86,7 +94,8 @@ void dune_context_free(struct dune_context *context);
  * Runs a compartment until it exits.  Brings the state in, makes sure that nothing of the last tenant is left in
  * the virtual CPU, runs, and decodes the exit; regs, fs_base and gs_base are up to date afterwards.
  * Preconditions: called by the owner of the virtual CPU; nobody else runs this context.
- * Postconditions: exit->kind says what happened; after BROKEN the context is lost.
+ * Postconditions: exit->kind says what happened; after BROKEN the context is lost.  If exit->direct is set, what is said
+ * of "the context" is said of that target's; the one given is the caller's, and waits for an answer to its call.
  */
 void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
 

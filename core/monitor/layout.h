@@ -13,18 +13,48 @@
 #define WINDOW_DESCRIPTORS 0x00010000 /* IDT (one page), then GDT: supervisor, read-only */
 #define WINDOW_TRAMPOLINE 0x00020000  /* ring-3 entry and exit code: user, read, execute */
 #define WINDOW_CLEAN_STATE 0x00021000 /* image of a clean vector state: user, read-only */
+#define WINDOW_DIRECT 0x00030000      /* targets of direct calls: array of struct dune_direct, supervisor */
 #define WINDOW_PROCESSORS 0x00100000  /* one area per virtual CPU, see struct dune_processor_area */
 #define WINDOW_PROCESSOR_SIZE 0x4000
 
 /* Second GiB, private to each address space. */
 #define WINDOW_USER 0x40010000         /* from here on the layer above decides, but for these 64 KiB: */
 #define WINDOW_LIFE 0x41f80000         /* struct dune_life: user, read-only */
-#define WINDOW_LIFE_MONITOR 0x41f81000 /* the same page for the monitor: supervisor, read-only */
+#define WINDOW_LIFE_MONITOR 0x41f81000 /* the same page for the monitor: supervisor, writable */
 #define WINDOW_LIFE_END 0x41f90000
 
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0
 #define LIFE_SECONDS 8
+#define LIFE_DIRECT 2048 /* which direct calls it may make: pairs {handle, offset from WINDOW_DIRECT}, */
+#define LIFE_DIRECT_COUNT 256 /* found by the handle's lowest byte */
+
+/* struct dune_direct: state, then what a call needs */
+#define DIRECT_COUNT 1024
+#define DIRECT_SIZE 64
+#define DIRECT_STATE 0
+#define DIRECT_HANDLE 4
+#define DIRECT_ROOT 8
+#define DIRECT_ENTRY 16
+#define DIRECT_TRUSTED 24
+#define DIRECT_STACK 32
+#define DIRECT_AFTER 40
+#define DIRECT_FS_BASE 48
+#define DIRECT_CALLS 56
+#define DIRECT_CLOSED 0
+#define DIRECT_OPEN 1
+
+/* struct dune_direct_state, part of a virtual CPU's area: what its GS base points to in ring 0 */
+#define STATE_TARGET 0
+#define STATE_STACK 8
+#define STATE_RESULT 16
+#define STATE_ROOT 24
+#define STATE_FS_BASE 32
+#define STATE_GS_BASE 40
+#define STATE_ENTER 48
+#define STATE_RESUME 56
+#define STATE_SELF 64
+#define STATE_CALLS 68
 
 /* Selectors, in the order that SYSCALL and SYSRET want.  There is no 32-bit code descriptor and no LDT. */
 #define SELECTOR_KERNEL_CODE 0x10
@@ -52,5 +82,17 @@
 /* System call numbers answered without an exit (Linux, x86-64). */
 #define NUMBER_GETPID 39
 #define NUMBER_GETTID 186
+/* And two that are not Linux's: a direct call, and the return from it. */
+#define NUMBER_DIRECT_CALL 0x64000001
+#define NUMBER_DIRECT_RETURN 0x64000002
+
+/* What they ask from the supervisor where ring 0 cannot do it (the layer above says what the numbers mean). */
+#define SERVICE_NUMBER_RETURN 0
+#define SERVICE_NUMBER_CALL 2
+
+/* RFLAGS with which ring 3 begins: bit 1, and interrupts on. */
+#define FLAGS_CLEAN 0x202
+
+#define MSR_NUMBER_FS_BASE 0xc0000100 /* the next one is GS */
 
 #endif

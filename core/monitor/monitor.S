@@ -2,7 +2,7 @@
  * monitor.S - the code that runs inside the virtual machine and does not belong to a compartment.
  *
  * Two position-independent pieces, copied at start into pages of the window (layout.h):
- *   monitor      ring 0: exception vectors, system-call entry, page-table edits
+ *   monitor      ring 0: exception vectors, system-call entry, direct calls, page-table edits
  *   trampoline   ring 3, trusted but powerless: entry and exit of a life, system-call exit for hosts where SYSCALL
  *                does not leave ring 3
  * They hold no data and no secret.  Every OUT ends in the supervisor, which always resumes at an address of its
@@ -42,6 +42,10 @@ dune_monitor_syscall:
 	je	1f
 	cmpl	$NUMBER_GETTID, %eax
 	je	1f
+	cmpl	$NUMBER_DIRECT_CALL, %eax
+	je	dune_monitor_direct_call
+	cmpl	$NUMBER_DIRECT_RETURN, %eax
+	je	dune_monitor_direct_return
 2:	outb	%al, $PORT_SYSTEM_CALL
 	ud2
 1:	movq	%rcx, %rax
@@ -50,6 +54,164 @@ dune_monitor_syscall:
 	jnz	2b
 	movl	dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_PROCESS_ID(%rip), %eax
 	sysretq
+
+/*
+ * Direct calls: a compartment calls a function in another address space (a target) and no exit is made.
+ *
+ * A compartment can execute these two system calls itself, with any registers.  Why it gains nothing by that:
+ *   - The target is found in the caller's own life page, which ring 3 cannot write, by comparing the handle; index and
+ *     offset never leave their tables.  What the target is entered with comes from the target alone, but for RDI.
+ *   - The return asks for nothing but whether a call is under way on this virtual CPU.  If so, who runs is the target:
+ *     whatever ended otherwise came to the supervisor, which then took the call over and cleared STATE_TARGET.
+ * Why no instruction here faults: there is no stack, and no access to an address that comes from ring 3, so the user's
+ * RSP and pointers are never followed (SMAP would fault).  Memory that is read or written is
+ *     the life page through WINDOW_LIFE_MONITOR: in every root, before it first runs;
+ *     targets and the virtual CPU's area: in the GiB that all roots share, never unmapped, and this code likewise, so
+ *     that it goes on across MOV CR3;
+ *     selectors are loaded with 0, MSRs with bases that the supervisor has set, SYSRETQ gets an address in the
+ *     trampoline.  Interrupts are off and TF is masked (SFMASK), so no trap comes either.
+ * TLB: PCID and global pages are off, so MOV CR3 leaves no translation of the other side, and what a target's root said
+ * before it was opened is never in use.  A root is edited only while its target is closed, or after the virtual CPU
+ * that is in it has exited.
+ * GS: SWAPGS makes this virtual CPU's dune_direct_state the GS base, in these two paths only.  Ring 3 cannot change the
+ * other base: CR4.FSGSBASE is off.
+ * Registers of the one side never reach the other: all sixteen are set, on both ways; the trampoline, on both sides,
+ * loads the clean vector state first.  Speculation past the comparisons reads supervisor memory, which has no secrets.
+ */
+
+/*
+ * The call.  Entry: as dune_monitor_syscall; EDI = handle, RSI = argument, RDX = where the caller wants the result.
+ * Exit, done: ring 3, the target's root, at STATE_ENTER in the trampoline; RBX = function, RDI = argument, RSI = trusted
+ *     argument, R12 = function to call after it, R13 = dune_trampoline_direct_return, RSP = its stack, RCX = RIP, R11 =
+ *     flags, all others 0; selectors 0, FS base as given, GS base 0.
+ * Exit, not done (not granted, busy, not allowed now): to the supervisor as SERVICE_NUMBER_CALL, with RDI, RSI, RDX,
+ *     RCX, R11, RSP, GS as they came; RAX, RBX, RBP changed.
+ */
+	.balign 16
+dune_monitor_direct_call:
+	movzbl	%dil, %eax
+	leaq	dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_DIRECT(%rip), %rbx
+	cmpl	%edi, (%rbx, %rax, 8)
+	jne	3f
+	movl	4(%rbx, %rax, 8), %eax
+	leaq	dune_monitor_begin - WINDOW_MONITOR + WINDOW_DIRECT(%rip), %rbx
+	addq	%rax, %rbx
+	swapgs
+	movl	%gs:STATE_SELF, %ebp
+	testl	%ebp, %ebp
+	jz	2f
+	cmpq	$0, %gs:STATE_TARGET
+	jne	2f				/* the target of a call calls: the supervisor keeps that stack */
+	movl	$DIRECT_OPEN, %eax
+	lock cmpxchgl %ebp, DIRECT_STATE(%rbx)
+	jne	2f
+	cmpl	%edi, DIRECT_HANDLE(%rbx)	/* now that nobody can change it */
+	jne	1f
+	incl	%gs:STATE_CALLS
+	incq	DIRECT_CALLS(%rbx)
+	movq	%rsp, %gs:STATE_STACK
+	movq	%rdx, %gs:STATE_RESULT
+	movq	%rbx, %gs:STATE_TARGET		/* from here on every exit finds the target */
+	movq	dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_SECONDS(%rip), %r8
+	movq	DIRECT_ROOT(%rbx), %rax
+	movq	%rax, %cr3
+	movq	%r8, dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_SECONDS(%rip)
+	xorl	%eax, %eax
+	movl	%eax, %ds
+	movl	%eax, %es
+	movl	%eax, %fs
+	movl	$MSR_NUMBER_FS_BASE, %ecx
+	movl	DIRECT_FS_BASE(%rbx), %eax
+	movl	DIRECT_FS_BASE + 4(%rbx), %edx
+	wrmsr
+	movq	%gs:STATE_ENTER, %r8
+	movq	%rsi, %rdi
+	movq	DIRECT_TRUSTED(%rbx), %rsi
+	movq	DIRECT_STACK(%rbx), %rsp
+	movq	DIRECT_AFTER(%rbx), %r12
+	movq	DIRECT_ENTRY(%rbx), %rbx
+	leaq	dune_monitor_begin - WINDOW_MONITOR + WINDOW_TRAMPOLINE + (dune_trampoline_direct_return - dune_trampoline_begin)(%rip), %r13
+	swapgs
+	xorl	%eax, %eax
+	xorl	%edx, %edx
+	movl	%eax, %gs
+	incl	%ecx				/* the GS base */
+	wrmsr
+	movq	%r8, %rcx
+	movl	$FLAGS_CLEAN, %r11d
+	xorl	%ebp, %ebp
+	xorl	%r8d, %r8d
+	xorl	%r9d, %r9d
+	xorl	%r10d, %r10d
+	xorl	%r14d, %r14d
+	xorl	%r15d, %r15d
+	sysretq
+1:	movl	$DIRECT_CLOSED, DIRECT_STATE(%rbx)	/* always safe: the supervisor opens it again */
+2:	swapgs
+3:	movl	$SERVICE_NUMBER_CALL, %eax
+	outb	%al, $PORT_SERVICE
+	ud2
+
+/*
+ * The return.  Entry: as dune_monitor_syscall; RDI = result.
+ * Exit, done: ring 3, the caller's root, at STATE_RESUME in the trampoline; RDI = result, RSP = the caller's, RCX = RIP,
+ *     R11 = flags, all others 0; selectors 0, FS and GS base the caller's.  The target is open again, or closed if the
+ *     supervisor has asked for it (its state was changed).
+ * Exit, not done (no call is under way: the supervisor has taken it over): to the supervisor as SERVICE_NUMBER_RETURN,
+ *     with all registers but RAX and RBX as they came.
+ */
+	.balign 16
+dune_monitor_direct_return:
+	swapgs
+	movq	%gs:STATE_TARGET, %rbx
+	testq	%rbx, %rbx
+	jz	2f
+	movq	%gs:STATE_ROOT, %rax
+	movq	%rax, %cr3
+	xorl	%eax, %eax
+	movl	%eax, %ds
+	movl	%eax, %es
+	movl	%eax, %fs
+	movq	%rax, %gs:STATE_TARGET
+	movl	%gs:STATE_SELF, %eax
+	movl	$DIRECT_OPEN, %ecx
+	lock cmpxchgl %ecx, DIRECT_STATE(%rbx)	/* nothing of the target is in use here any more */
+	je	1f
+	movl	$DIRECT_CLOSED, DIRECT_STATE(%rbx)
+1:	movq	%gs:STATE_STACK, %rsp
+	movq	%gs:STATE_RESUME, %r9
+	movq	%gs:STATE_GS_BASE, %r8
+	movl	$MSR_NUMBER_FS_BASE, %ecx
+	movl	%gs:STATE_FS_BASE, %eax
+	movl	%gs:STATE_FS_BASE + 4, %edx
+	wrmsr
+	swapgs
+	xorl	%eax, %eax
+	movl	%eax, %gs
+	incl	%ecx				/* the GS base */
+	movl	%r8d, %eax
+	movq	%r8, %rdx
+	shrq	$32, %rdx
+	wrmsr
+	movq	%r9, %rcx
+	movl	$FLAGS_CLEAN, %r11d
+	xorl	%eax, %eax
+	xorl	%edx, %edx
+	xorl	%ebx, %ebx
+	xorl	%esi, %esi
+	xorl	%ebp, %ebp
+	xorl	%r8d, %r8d
+	xorl	%r9d, %r9d
+	xorl	%r10d, %r10d
+	xorl	%r12d, %r12d
+	xorl	%r13d, %r13d
+	xorl	%r14d, %r14d
+	xorl	%r15d, %r15d
+	sysretq
+2:	swapgs
+	movl	$SERVICE_NUMBER_RETURN, %eax
+	outb	%al, $PORT_SERVICE
+	ud2
 
 /*
  * Page-table edits.
@@ -77,6 +239,12 @@ dune_monitor_end:
 	.globl dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
 	.globl dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
 	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_touch, dune_trampoline_call
+	.hidden dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
+	.hidden dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave
+	.hidden dune_trampoline_direct_store, dune_trampoline_direct_store_fxsave
+	.globl dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
+	.globl dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave
+	.globl dune_trampoline_direct_store, dune_trampoline_direct_store_fxsave
 	.balign 16
 dune_trampoline_begin:
 /*
@@ -107,9 +275,17 @@ dune_trampoline_begin:
 	xorl	%ebx, %ebx
 	jmpq	*%r13
 	.endm
+	.macro direct	/* the target of a direct call begins as a life does, but for what SYSRET has left */
+	xorl	%ecx, %ecx
+	xorl	%r11d, %r11d
+	.endm
+dune_trampoline_enter_direct:
+	direct
 dune_trampoline_enter:
 	life	xrstor64
 	.balign 16
+dune_trampoline_enter_direct_fxsave:
+	direct
 dune_trampoline_enter_fxsave:
 	life	fxrstor64
 
@@ -156,6 +332,59 @@ dune_trampoline_resume_clean_fxsave:
 	clean_state fxrstor64
 	movq	%r11, %rax
 	retq
+
+/*
+ * Calls of gates where ring 0 is native: RDI = gate, RSI = argument, RDX = where the result goes, or 0; the answer comes
+ * in RAX.  Called by CALL.  Ring 0 either makes the call, and the caller goes on at dune_trampoline_direct_done; or
+ * it asks the supervisor, which answers as it answers every service, by a RET.  Callee-saved registers and flags are on
+ * the caller's own stack meanwhile, everything else is lost.
+ * Stack at SYSCALL: RSP -> [label 1] [where the result goes] [flags] R15 R14 R13 R12 RBP RBX [return address]
+ */
+	.balign 16
+dune_trampoline_direct_call:
+	pushq	%rbx
+	pushq	%rbp
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+	pushfq
+	pushq	%rdx
+	leaq	1f(%rip), %rcx
+	pushq	%rcx
+	movl	$NUMBER_DIRECT_CALL, %eax
+	syscall
+	ud2
+1:	addq	$8, %rsp
+	popfq
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%rbp
+	popq	%rbx
+	retq
+/* RDI = result, stack as above.  The store is the caller's own: if it faults the supervisor answers EFAULT. */
+	.macro done instruction label
+	clean_state \instruction
+	movq	8(%rsp), %rcx
+	testq	%rcx, %rcx
+	jz	1f
+\label:	movq	%rdi, (%rcx)
+1:	retq
+	.endm
+	.balign 16
+dune_trampoline_direct_done:
+	done	xrstor64 dune_trampoline_direct_store
+	.balign 16
+dune_trampoline_direct_done_fxsave:
+	done	fxrstor64 dune_trampoline_direct_store_fxsave
+/* The end of a target: RDI = result. */
+	.balign 16
+dune_trampoline_direct_return:
+	movl	$NUMBER_DIRECT_RETURN, %eax
+	syscall
+	ud2
 
 /*
  * time(2) as the replaced vDSO has it: RDI = where to store the answer as well, or 0.  Clobbers RAX only.  The seconds

@@ -14,8 +14,17 @@ extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_
 extern const uint8_t dune_trampoline_begin[], dune_trampoline_enter[], dune_trampoline_enter_fxsave[];
 extern const uint8_t dune_trampoline_syscall[], dune_trampoline_service[], dune_trampoline_service_gate[];
 extern const uint8_t dune_trampoline_resume_clean[], dune_trampoline_resume_clean_fxsave[];
+extern const uint8_t dune_trampoline_enter_direct[], dune_trampoline_enter_direct_fxsave[];
+extern const uint8_t dune_trampoline_direct_call[], dune_trampoline_direct_done[], dune_trampoline_direct_done_fxsave[];
+extern const uint8_t dune_trampoline_direct_store[], dune_trampoline_direct_store_fxsave[];
 extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_trampoline_touch[], dune_trampoline_call[],
 	dune_trampoline_end[];
+
+/* A direct call that a compartment may make.  Ring 3 can read it and knows the handle anyway. */
+struct dune_direct_grant {
+	uint32_t handle;
+	uint32_t offset; /* of the target from WINDOW_DIRECT; 0: the first target, which is never open */
+};
 
 /* What a compartment is told about its life, in the page at WINDOW_LIFE. */
 struct dune_life {
@@ -23,7 +32,10 @@ struct dune_life {
 	uint32_t is_gate;    /* for the library: policies can be made, because sthreads can be created */
 	int64_t seconds; /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
+	struct dune_direct_grant direct[LIFE_DIRECT_COUNT] __attribute__((aligned(LIFE_DIRECT)));
 };
+_Static_assert(offsetof(struct dune_life, direct) == LIFE_DIRECT, "monitor.S reads direct");
+_Static_assert(sizeof(struct dune_life) == 4096, "one page");
 _Static_assert(offsetof(struct dune_life, process_id) == LIFE_PROCESS_ID, "monitor.S reads process_id");
 _Static_assert(offsetof(struct dune_life, seconds) == LIFE_SECONDS, "monitor.S reads seconds");
 
@@ -46,8 +58,56 @@ struct dune_edit {
 	uint64_t value;
 };
 
+/*
+ * The target of direct calls: a function in another address space, which ring 0 enters without an exit.  Supervisor
+ * memory in the shared GiB of the window; written by the supervisor while it is closed.  See kvm/direct.h.
+ */
+struct dune_direct {
+	uint32_t state; /* DIRECT_CLOSED, DIRECT_OPEN, or which virtual CPU is in it: its dune_direct_state.self */
+	uint32_t handle;
+	uint64_t root;
+	uint64_t entry, trusted; /* the function, and its second argument */
+	uint64_t stack;          /* top of an empty stack */
+	uint64_t after;          /* function to call after it, or 0 */
+	uint64_t fs_base;
+	uint64_t calls; /* begun, counted by ring 0 */
+};
+_Static_assert(sizeof(struct dune_direct) == DIRECT_SIZE, "monitor.S knows it");
+_Static_assert(offsetof(struct dune_direct, state) == DIRECT_STATE, "monitor.S reads state");
+_Static_assert(offsetof(struct dune_direct, handle) == DIRECT_HANDLE, "monitor.S reads handle");
+_Static_assert(offsetof(struct dune_direct, root) == DIRECT_ROOT, "monitor.S reads root");
+_Static_assert(offsetof(struct dune_direct, entry) == DIRECT_ENTRY, "monitor.S reads entry");
+_Static_assert(offsetof(struct dune_direct, trusted) == DIRECT_TRUSTED, "monitor.S reads trusted");
+_Static_assert(offsetof(struct dune_direct, stack) == DIRECT_STACK, "monitor.S reads stack");
+_Static_assert(offsetof(struct dune_direct, after) == DIRECT_AFTER, "monitor.S reads after");
+_Static_assert(offsetof(struct dune_direct, calls) == DIRECT_CALLS, "monitor.S counts in calls");
+_Static_assert(offsetof(struct dune_direct, fs_base) == DIRECT_FS_BASE, "monitor.S reads fs_base");
+
+/* The direct calls of one virtual CPU.  The first three are written by ring 0 when a call begins, the rest by the
+ * supervisor before it lets ring 3 run. */
+struct dune_direct_state {
+	uint64_t target;                 /* address of the struct dune_direct that it is in; 0: none */
+	uint64_t stack;                  /* the caller's RSP */
+	uint64_t result;                 /* where the caller wants the result */
+	uint64_t root, fs_base, gs_base; /* the caller's */
+	uint64_t enter, resume;          /* in the trampoline: where a target begins, where its caller goes on */
+	uint32_t self;                   /* marks targets as taken by this virtual CPU; 0: calls have to exit */
+	uint32_t calls;                  /* begun since the supervisor looked */
+	uint64_t reserved;
+};
+_Static_assert(offsetof(struct dune_direct_state, target) == STATE_TARGET, "monitor.S uses target");
+_Static_assert(offsetof(struct dune_direct_state, stack) == STATE_STACK, "monitor.S uses stack");
+_Static_assert(offsetof(struct dune_direct_state, result) == STATE_RESULT, "monitor.S uses result");
+_Static_assert(offsetof(struct dune_direct_state, root) == STATE_ROOT, "monitor.S uses root");
+_Static_assert(offsetof(struct dune_direct_state, fs_base) == STATE_FS_BASE, "monitor.S uses fs_base");
+_Static_assert(offsetof(struct dune_direct_state, gs_base) == STATE_GS_BASE, "monitor.S uses gs_base");
+_Static_assert(offsetof(struct dune_direct_state, enter) == STATE_ENTER, "monitor.S uses enter");
+_Static_assert(offsetof(struct dune_direct_state, resume) == STATE_RESUME, "monitor.S uses resume");
+_Static_assert(offsetof(struct dune_direct_state, self) == STATE_SELF, "monitor.S uses self");
+_Static_assert(offsetof(struct dune_direct_state, calls) == STATE_CALLS, "monitor.S uses calls");
+
 enum {
-	DUNE_EDITS_MAX = 4096 / sizeof(struct dune_edit)
+	DUNE_EDITS_MAX = (4096 - sizeof(struct dune_direct_state)) / sizeof(struct dune_edit)
 };
 
 /* What each virtual CPU has in the shared GiB of the window; supervisor only. */
@@ -56,6 +116,7 @@ struct dune_processor_area {
 	uint8_t trap_stack[4096] __attribute__((aligned(4096)));      /* RSP0 */
 	uint8_t emergency_stack[4096] __attribute__((aligned(4096))); /* IST1: NMI, double fault, machine check */
 	struct dune_edit edits[DUNE_EDITS_MAX] __attribute__((aligned(4096)));
+	struct dune_direct_state direct;
 };
 _Static_assert(sizeof(struct dune_processor_area) == WINDOW_PROCESSOR_SIZE, "size of a virtual CPU's area");
 
