@@ -168,6 +168,17 @@ int sthread_wait_deadline(sthread_t st, uint64_t *nanoseconds)
 	return nanoseconds ? 0 : dune_fail(EINVAL, "no place for the deadline");
 }
 
+int sthread_wall_deadline(sthread_t st, uint64_t *nanoseconds)
+{
+	struct sthread *sthread = enter(st);
+	if (!sthread)
+		return -1;
+	if (nanoseconds)
+		*nanoseconds = sthread->own.deadline;
+	supervisor_unlock();
+	return nanoseconds ? 0 : dune_fail(EINVAL, "no place for the deadline");
+}
+
 int sthread_kill(sthread_t st)
 {
 	if (supervisor_inside())

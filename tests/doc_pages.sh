@@ -17,7 +17,7 @@ verdict() { # NAME PROBLEMS
 
 # Declarations in the public headers.
 functions=$(sed -n 's/^[a-z].*[ *]\([a-z][a-z_0-9]*\)(.*/\1/p' "$srcdir/sthread/include/sthread.h" "$srcdir/callgate/callgate.h" \
-	"$srcdir/core/include/dune.h")
+	"$srcdir/event/sthread_event.h" "$srcdir/core/include/dune.h")
 [ "$(printf '%s\n' "$functions" | wc -l)" -gt 30 ] || echo "# the headers were not understood"
 problems=$(for function in $functions; do
 	[ -e "$srcdir/man/$function.3" ] || echo "$function has no page"

@@ -286,6 +286,9 @@ int sthread_wait_fd(sthread_t st, int *fd, short *events) STHREAD_CHECKED;
  * CLOCK_MONOTONIC in nanoseconds after which it is to be stepped although no event has come; 0: it waits for ever.
  * Errors: EBADF; EAGAIN it is not parked; EINVAL; EPERM. */
 int sthread_wait_deadline(sthread_t st, uint64_t *nanoseconds) STHREAD_CHECKED;
+/* Says in *nanoseconds when the wall budget of an sthread is spent (sc_wall_budget), likewise; 0: it has none.  A parked
+ * one that is stepped then ends.  Errors: EBADF; EBUSY; EINVAL; EPERM. */
+int sthread_wall_deadline(sthread_t st, uint64_t *nanoseconds) STHREAD_CHECKED;
 /* Ends an sthread; sthread_join() is still due.  One that another thread drives has ended when that thread's call
  * returns, at once if it runs, within 50 ms if it is being waited for.  Errors: EBADF; EPERM. */
 int sthread_kill(sthread_t st) STHREAD_CHECKED;
