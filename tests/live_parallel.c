@@ -1,6 +1,6 @@
 /*
  * live_parallel.c - many host threads at once: sthreads on each, moving between them, and none waits for the others'
- * slow files.  Reads of regular files by the library go through read_slowly() here (the linker's --wrap).
+ * slow files.  Reads of regular files by the library go through preadv2() here (the linker's --wrap).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -213,15 +213,15 @@ static struct {
 	int slow, reached, go;
 } disk;
 
-ssize_t __real_readv(int fd, const struct iovec *list, int count);
-ssize_t __wrap_readv(int fd, const struct iovec *list, int count);
-ssize_t __wrap_readv(int fd, const struct iovec *list, int count)
+ssize_t __real_preadv2(int fd, const struct iovec *list, int count, off_t offset, int flags);
+ssize_t __wrap_preadv2(int fd, const struct iovec *list, int count, off_t offset, int flags);
+ssize_t __wrap_preadv2(int fd, const struct iovec *list, int count, off_t offset, int flags)
 {
 	if (is_set(&disk.slow)) {
 		set(&disk.reached);
 		soon(is_set, &disk.go);
 	}
-	return __real_readv(fd, list, count);
+	return __real_preadv2(fd, list, count, offset, flags);
 }
 
 struct reading {
