@@ -424,9 +424,12 @@ static void every_state(void)
 				ended = 0;
 				if (!begin(&one, &sc, states[i].body, argument))
 					continue;
+				/* On a slow machine it has not in its first slice. */
+				bool over = states[i].over && sthread_event_sthread(one.event) < 0;
+
 				if (way == 2 && !states[i].over)
 					run_rounds(2); /* it waits in the loop, or is queued */
-				if (states[i].over) {
+				if (over) {
 					ASSERT_ERROR(sthread_event_cancel(one.event) == -1, EALREADY);
 				} else if (way) {
 					ASSERT_EQUAL(sthread_event_cancel(one.event), 0);
@@ -440,8 +443,8 @@ static void every_state(void)
 					continue;
 				}
 				run_until(1);
-				ASSERT_EQUAL(one.info.end, states[i].over ? STHREAD_RETURNED : STHREAD_KILLED);
-				ASSERT_EQUAL(one.result, states[i].over ? 7 : 0);
+				ASSERT_EQUAL(one.info.end, over ? STHREAD_RETURNED : STHREAD_KILLED);
+				ASSERT_EQUAL(one.result, over ? 7 : 0);
 			}
 		if (pass == 2) {
 			fds = live_open_fds();
