@@ -122,6 +122,11 @@ static enum sthread_touched touched_at(struct sthread_report *report, const stru
 	return touched_outside(address);
 }
 
+static bool is_canonical(uint64_t address)
+{
+	return address + DUNE_USER_END < 2 * DUNE_USER_END;
+}
+
 /* A general protection fault tells no address: it is computed from the instruction. */
 static void find_non_canonical(struct sthread_report *report, const struct compartment *compartment)
 {
@@ -129,17 +134,23 @@ static void find_non_canonical(struct sthread_report *report, const struct compa
 	uint64_t top, address;
 	bool execute;
 	const struct dune_context *context = &compartment->space->context;
-	size_t size = report_peek(compartment->space, context->regs.rip, code, sizeof code);
-	if (!report_operand(code, size, report->registers, context->fs_base, context->gs_base, &address, &execute))
-		return;
+	if (!is_canonical(context->regs.rip)) { /* where AMD processors stop */
+		address = context->regs.rip;
+		execute = true;
+	} else {
+		size_t size = report_peek(compartment->space, context->regs.rip, code, sizeof code);
+		if (!report_operand(code, size, report->registers, context->fs_base, context->gs_base, &address,
+				    &execute))
+			return;
+	}
 	/* A return: the operand is on the stack. */
 	if (execute && address == context->regs.rsp) {
 		if (report_peek(compartment->space, address, &top, sizeof top) != sizeof top)
 			return;
 		address = top;
 	}
-	if (address + DUNE_USER_END < 2 * DUNE_USER_END)
-		return; /* canonical: the fault has another reason */
+	if (is_canonical(address))
+		return; /* the fault has another reason */
 	report->address = address;
 	report->touched = STHREAD_TOUCHED_NON_CANONICAL;
 	report->right_needed = execute ? STHREAD_RIGHT_EXECUTE : 0;
