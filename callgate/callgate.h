@@ -49,8 +49,8 @@ enum {
 };
 
 /*
- * Makes a long-lived gate with one instance: its memory stays from one call to the next; one call at a time.  A gate that faults,
- * exits or spends its budget starts pristine at the next call.  The policy is copied.
+ * Makes a long-lived gate with one instance: its memory stays from one call to the next; one call at a time.  A gate
+ * that faults, exits or spends its budget starts pristine at the next call.  The policy is copied.
  * Returns a handle, or -1.  Errors: EPERM before sthread_init() or inside an sthread; EINVAL; ENFILE; ENOMEM; else
  * the policy's remembered failure.  Called from: host mode, any thread.
  */
@@ -99,7 +99,7 @@ int cgate_destroy(cgate_t gate);
  * Calls a gate.  arg is passed as a value; what it points to is reachable for the gate only if it was granted.
  * *ret, if ret is not NULL, is what the entry returned.
  * Called from: an sthread whose policy grants the gate, a gate, or host mode.
- * Errors: EPERM not granted; EBADF no such gate; ETIMEDOUT the gate spent its budget; ECANCELED it ended in another
+ * Errors: EPERM not granted; EBADF no such gate; ETIMEDOUT the gate spent a budget of time; ECANCELED it ended in another
  * way than by returning (cgate_get_info() tells its owner how); ELOOP nested deeper than CGATE_DEPTH_MAX or into
  * itself; EBUSY no instance became idle in time; ENOMEM.
  */

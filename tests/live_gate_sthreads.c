@@ -704,6 +704,58 @@ static void into_itself(void)
 	sc_destroy(&sc);
 }
 
+/* ---- cost -------------------------------------------------------------------------------------------------------- */
+
+static void *in_gate_create_some(void *argument)
+{
+	struct record *shared = argument;
+	sthread_t st;
+	sc_t sc;
+
+	sc_init(&sc);
+	for (int i = 0; i < shared->depth; i++)
+		if (sthread_create(&st, &sc, body_nothing, NULL) != 0 || sthread_join(st, NULL) != 0)
+			return (void *)1;
+	return NULL;
+}
+
+/* The fewest exits that `count` more of them took: a slice may end anywhere. */
+static uint64_t exits_for(stcb_t function, int count)
+{
+	uint64_t fewest = UINT64_MAX, exits[2];
+
+	for (int round = 0; round < 10; round++) {
+		for (int i = 0; i < 2; i++) {
+			struct sthread_statistics before, after;
+
+			record->depth = 1 + i * count;
+			ASSERT_EQUAL(sthread_statistics(&before), 0);
+			for (int j = 0; function == body_nothing && j < record->depth; j++)
+				ASSERT_EQUAL(call(record->gate, function), (long)record);
+			if (function != body_nothing)
+				ASSERT_EQUAL(call(record->gate, function), 0);
+			ASSERT_EQUAL(sthread_statistics(&after), 0);
+			exits[i] = after.exits - before.exits;
+		}
+		if (exits[1] - exits[0] < fewest)
+			fewest = exits[1] - exits[0];
+	}
+	return fewest;
+}
+
+static void costs(void)
+{
+	sc_t sc;
+
+	prepare(&sc);
+	record->gate = cgate_create_pool(act, &sc, record, 4, 0);
+	CU_ASSERT(exits_for(body_nothing, 10) <= 10);            /* from host mode: its return */
+	CU_ASSERT(exits_for(in_gate_create_some, 10) <= 3 * 10); /* create, return of the body, join */
+	harness_note("exits: %lu for 10 calls from host mode, %lu for 10 sthreads of a gate",
+		     (unsigned long)exits_for(body_nothing, 10), (unsigned long)exits_for(in_gate_create_some, 10));
+	sc_destroy(&sc);
+}
+
 /* ---- all at once ------------------------------------------------------------------------------------------------- */
 
 enum {
@@ -830,6 +882,7 @@ static const struct harness_test tests[] = {
 	{ "killing the caller stops what runs or waits below its gate", kills, HARNESS_FORK },
 	{ "gates nest up to the limit through sthreads as well", depth, HARNESS_FORK },
 	{ "a gate cannot be entered from an sthread that it waits for", into_itself, HARNESS_FORK },
+	{ "a call costs one exit beside the caller's, an sthread of a gate three", costs, HARNESS_FORK },
 	{ "gates that make sthreads, kills and deletions on many threads at once", storms, HARNESS_FORK },
 };
 
