@@ -37,6 +37,7 @@ struct compartment {
 	struct address_space *space;
 	const struct policy *policy;                /* while the life lasts */
 	struct descriptor files[COMPARTMENT_FILES]; /* numbers are the compartment's own */
+	uint8_t file_places[COMPARTMENT_FILES];     /* for descriptor_find() */
 	struct memory_shape memory;
 	uint64_t tag_growth; /* bytes that tags grew by for it: within the same quota */
 	struct pending_call pending;

@@ -4,11 +4,22 @@
 
 #include "compartment.h"
 
+static bool is_number(const struct descriptor *descriptor, long number)
+{
+	return descriptor->file && descriptor->number == number;
+}
+
+/* Where a number was found the last time is looked at first: calls on a descriptor do not search the table. */
 struct descriptor *descriptor_find(struct compartment *compartment, long number)
 {
+	uint8_t *place = &compartment->file_places[(unsigned long)number % COMPARTMENT_FILES];
+	if (is_number(&compartment->files[*place], number))
+		return &compartment->files[*place];
 	for (unsigned i = 0; i < COMPARTMENT_FILES; i++)
-		if (compartment->files[i].file && compartment->files[i].number == number)
+		if (is_number(&compartment->files[i], number)) {
+			*place = (uint8_t)i;
 			return &compartment->files[i];
+		}
 	return NULL;
 }
 

@@ -15,7 +15,8 @@
 #include "supervisor.h"
 
 enum {
-	SPARE_MAX = 64 /* objects for one life that are kept for the next */
+	SPARE_MAX = 64, /* objects for one life that are kept for the next */
+	SPARE_BYTES = sizeof(struct policy_words)
 };
 
 /* Open addressing, at most half full; a slot holds the place in the list, plus 1. */
@@ -204,13 +205,20 @@ static size_t list_bytes(const struct policy *policy)
 	       policy->conditions * sizeof *policy->condition;
 }
 
+/* Whether the lists take what a spare object has room for.  Those of an sthread that a gate made may be longer than an
+ * sc_t's: it has the gate's conditions as well. */
+static bool is_small(const struct policy *policy, enum policy_use use)
+{
+	return use == POLICY_FOR_ONE_LIFE && list_bytes(policy) <= SPARE_BYTES;
+}
+
 static struct shared *object_new(const struct policy *from, enum policy_use use)
 {
 	struct shared *shared = spare;
-	if (use == POLICY_KEPT)
+	if (!is_small(from, use))
 		return malloc(sizeof *shared + list_bytes(from));
 	if (!shared)
-		return malloc(sizeof *shared + sizeof(struct policy_words));
+		return malloc(sizeof *shared + SPARE_BYTES);
 	spare = shared->next_spare;
 	spares--;
 	return shared;
@@ -218,7 +226,7 @@ static struct shared *object_new(const struct policy *from, enum policy_use use)
 
 static void object_free(struct shared *shared)
 {
-	if (shared->use == POLICY_KEPT || spares == SPARE_MAX) {
+	if (!is_small(&shared->policy, shared->use) || spares == SPARE_MAX) {
 		index_free((struct policy_index *)shared->policy.index);
 		free(shared);
 		return;

@@ -573,6 +573,53 @@ static void filters_of_frozen_policies(void)
 	sc_destroy(&parts[0]);
 }
 
+/* In a gate: an sthread makes the call.  Its policy names no condition. */
+static void *create_and_call(void *argument, void *trusted)
+{
+	const struct call *call = argument;
+	sthread_t st;
+	void *result;
+	sc_t sc;
+
+	sc_init(&sc);
+	sc_mem_add(&sc, (tag_t)(intptr_t)trusted, PROT_READ);
+	sc_fd_add(&sc, (int)call->argument[0], BOTH);
+	if (sthread_create(&st, &sc, make_call, argument) != 0 || sthread_join(st, &result) != 0)
+		return (void *)(intptr_t)(-1000 - errno);
+	return result;
+}
+
+/* More conditions than an sc_t holds. */
+static void filters_of_gates_bind_their_sthreads(void)
+{
+	enum {
+		MANY = 200
+	};
+	uint64_t file;
+	void *result;
+	sc_t parts[MANY / 10 + 1];
+
+	prepare_calls(&parts[0]);
+	file = (uint64_t)open("/dev/null", O_RDWR);
+	sc_fd_add(&parts[0], (int)file, BOTH);
+	sc_sys_add(&parts[0], SYS_openat);
+	for (uint64_t i = 0; i < MANY; i++) {
+		if (i % 10 == 0)
+			sc_init(&parts[1 + i / 10]);
+		ASSERT_EQUAL(sc_sys_filter(&parts[1 + i / 10], SYS_write, 2, SC_NOT_EQUAL, 5 + i), 0);
+	}
+	sc_frozen_t policy = sc_freeze(parts, MANY / 10 + 1);
+	cgate_t gate = cgate_create_frozen(create_and_call, policy, (void *)(intptr_t)call_tag, 1, 0);
+	ASSERT_EQUAL(cgate_wait_limit(gate, 1000), 0);
+	for (int round = 0; round < 50; round++) {
+		uint64_t size = round % 2 ? 4 : 5 + 4 * (uint64_t)round % MANY;
+		*shared_call = (struct call){ SYS_write, { file, (uint64_t)buffer, size } };
+		ASSERT_EQUAL(cgate_call(gate, shared_call, &result), 0);
+		ASSERT_EQUAL(result, round % 2 ? 4 : -EPERM);
+	}
+	sc_destroy(&parts[0]);
+}
+
 /* A call that parks is filtered when it is made again, with the registers it had. */
 static void a_filtered_call_that_parks(void)
 {
@@ -636,6 +683,8 @@ static const struct harness_test tests[] = {
 	{ "SC_KILL ends an sthread whose call a condition refuses", a_filtered_call_kills, HARNESS_FORK },
 	{ "a condition grants nothing", a_filter_is_no_grant, HARNESS_FORK },
 	{ "conditions of all parts of a frozen policy must hold", filters_of_frozen_policies, HARNESS_FORK,
+	  .seconds = 60 },
+	{ "all conditions of a gate bind the sthreads it makes", filters_of_gates_bind_their_sthreads, HARNESS_FORK,
 	  .seconds = 60 },
 	{ "a call with conditions can park and be made again", a_filtered_call_that_parks, HARNESS_FORK },
 	{ "a frozen policy is described in order", a_frozen_policy_is_described, HARNESS_FORK },
