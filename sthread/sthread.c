@@ -274,6 +274,7 @@ int sthread_statistics(struct sthread_statistics *statistics)
 	statistics->exits = dune_exits_total() - supervisor.exits_before;
 	statistics->frames_used = supervisor.machine->frames_used / DUNE_PAGE_SIZE - supervisor.machine->free_count;
 	statistics->snapshot_pages = supervisor.snapshot.pages;
+	statistics->table_pages = supervisor.machine->tables.used / DUNE_PAGE_SIZE;
 	supervisor_unlock();
 	return 0;
 }

@@ -314,6 +314,7 @@ struct sthread_statistics {
 	uint64_t address_spaces; /* address spaces made so far */
 	uint64_t frames_used;    /* pages of the pool in use, snapshot included */
 	uint64_t snapshot_pages; /* pages of the snapshot */
+	uint64_t table_pages;    /* page tables in use, the snapshot's included; like address spaces they are kept */
 };
 /* Errors: EINVAL; EPERM before sthread_init(). */
 int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
