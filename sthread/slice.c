@@ -72,5 +72,10 @@ int slice_arm(uint64_t time, uint64_t within)
 	struct itimerspec due = { .it_value = { .tv_nsec = (long)(within + LATE_NANOSECONDS / 2) } };
 	timer_settime(slice.timer, 0, &due, NULL);
 	slice.due = time + within + LATE_NANOSECONDS / 2;
+	/* The last slice may have ended when nothing ran: that says nothing about this one.  Revocation kicks until the
+	 * compartment has stopped; a kill is seen by sthread_drive(), which holds the lock since it looked. */
+	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
+	if (vcpu)
+		dune_vcpu_forget_kick(vcpu);
 	return 0;
 }

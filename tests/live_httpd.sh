@@ -221,6 +221,32 @@ try_tls() {
 	wait $half
 }
 
+# Small files are kept in memory: an answer is never more than a second old.
+try_changes() {
+	printf 'first\n' >www/changing.txt
+	printf 'gone soon\n' >www/sub/vanishing.txt
+	sleep 1.2
+	same first "$(get $url/changing.txt)" 'a new file is served'
+	same 'gone soon' "$(get $url/sub/vanishing.txt)" 'and one in a folder'
+	for round in 1 2 3; do
+		printf 'round %s\n' $round >www/changing.txt
+		sleep 1.2
+		same "round $round" "$(get $url/changing.txt)" "a changed file is served as it is now ($round)"
+	done
+	rm www/sub/vanishing.txt
+	mv www/changing.txt www/moved.txt
+	sleep 1.2
+	same '404 404 200' "$(code $url/sub/vanishing.txt) $(code $url/changing.txt) $(code $url/moved.txt)" \
+		'a file that is gone or has another name is not served by the old one'
+	head -c 100000 /dev/zero >www/moved.txt
+	sleep 1.2
+	same 100000 "$(get $url/moved.txt | wc -c)" 'a file that has grown large is served whole'
+	chmod 0 www/moved.txt
+	sleep 1.2
+	[ "$(id -u)" = 0 ] || same 404 "$(code $url/moved.txt)" 'a file that may not be read any more is not served'
+	rm -f www/moved.txt
+}
+
 try_reports() {
 	stop TERM
 	same 0 $stopped 'SIGTERM ends it with status 0'
@@ -266,6 +292,7 @@ for mode in $modes; do
 	try_requests
 	try_fence
 	try_tls
+	try_changes
 	try_reports
 done
 echo "1..$number"

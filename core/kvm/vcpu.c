@@ -96,6 +96,11 @@ void dune_vcpu_kick(struct dune_vcpu *vcpu)
 		pthread_kill(vcpu->thread, dune_kick_signal());
 }
 
+void dune_vcpu_forget_kick(struct dune_vcpu *vcpu)
+{
+	atomic_store_explicit(&vcpu->kicked, false, memory_order_relaxed);
+}
+
 /* ---- making and resetting -------------------------------------------------------------------------- */
 
 static struct kvm_segment segment(unsigned selector, unsigned type, unsigned privilege, bool code)

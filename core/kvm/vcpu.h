@@ -124,6 +124,10 @@ void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context);
 /* Takes the virtual CPU out of KVM_RUN if it is in it. */
 void dune_vcpu_kick(struct dune_vcpu *vcpu);
 
+/* Forgets a kick of the calling thread that came when nothing ran.  Preconditions: whoever else kicks tries again, or has
+ * said why in a way that the caller looks at before it runs. */
+void dune_vcpu_forget_kick(struct dune_vcpu *vcpu);
+
 /* A name for KVM's exit reasons. */
 const char *dune_exit_name(unsigned reason);
 

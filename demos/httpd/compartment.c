@@ -42,35 +42,45 @@ static void *new_private_memory(const struct compartment_kind *kind)
 }
 
 /* In a template of one kind, and so in each compartment that starts from it: its private memory. */
-static void *prepared;
+static void *prepared_memory;
 
-static void *prepare_body(void *kind)
+void *compartment_prepare(const struct compartment_kind *kind, const void *given)
 {
-	prepared = new_private_memory(kind);
-	return prepared;
+	if (kind->take != NULL)
+		kind->take(given);
+	prepared_memory = new_private_memory(kind);
+	return prepared_memory;
 }
 
-int compartments_prepare(const struct compartment_kind *kind, sc_t *policy)
+int compartments_prepare(struct prepared *prepared, const struct compartment_kind *kind, const sc_t *preparing,
+			 const void *given, sc_t *policy)
 {
-	sc_t nothing;
-	sc_template_t template;
 	void *made = NULL;
 
+	*prepared = (struct prepared){ .kind = kind, .given = given, .template_handle = -1 };
 	if (mode == ISOLATION_NONE)
-		return 0;
-	sc_init(&nothing);
-	template = sc_template(&nothing, prepare_body, (void *)(uintptr_t)kind);
-	if (template == -1)
+		return compartments_prepare_again(prepared);
+	prepared->template_handle = sc_template(preparing, kind->prepare_body, (void *)(uintptr_t)given);
+	if (prepared->template_handle == -1)
 		return -1;
-	if (sc_template_result(template, &made) == 0 && made != NULL)
-		return sc_start_from(policy, template);
+	if (sc_template_result(prepared->template_handle, &made) == 0 && made != NULL)
+		return sc_start_from(policy, prepared->template_handle);
 	errno = ENOMEM;
 	return -1;
 }
 
+int compartments_prepare_again(struct prepared *prepared)
+{
+	if (mode == ISOLATION_STHREAD)
+		return sc_template_refresh(prepared->template_handle);
+	if (prepared->kind->take != NULL)
+		prepared->kind->take(prepared->given);
+	return 0;
+}
+
 void *compartment_body(const struct compartment_kind *kind, void *shared)
 {
-	void *private_memory = prepared != NULL ? prepared : new_private_memory(kind);
+	void *private_memory = prepared_memory != NULL ? prepared_memory : new_private_memory(kind);
 
 	if (private_memory == NULL)
 		abort();

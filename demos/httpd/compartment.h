@@ -26,9 +26,12 @@ struct compartment_kind {
 	const char *name;
 	stcb_t body; /* what the sthread runs: compartment_body() with this kind */
 	size_t private_size;
+	stcb_t prepare_body; /* what its template runs: compartment_prepare() with this kind */
 	/* Makes, in zeroed memory, what is the same for every peer.  With sthreads it runs once, in a template, and each
-	 * compartment starts with a copy; it may fail by leaving memory that step() finds wanting.  NULL: nothing. */
+	 * compartment starts with a copy; it may fail by leaving memory that step() finds wanting. */
 	void (*prepare)(void *private_memory);
+	/* Takes what the template is given; runs before prepare().  NULL: nothing. */
+	void (*take)(const void *given);
 	/* private_memory is reachable for no other compartment. */
 	enum step (*step)(void *private_memory, void *shared);
 	void (*finish)(void *private_memory); /* releases what private_memory holds */
@@ -62,8 +65,21 @@ enum isolation compartments_isolation(void);
 /* The body of every sthread of the server: steps until done, parks in between. */
 void *compartment_body(const struct compartment_kind *kind, void *shared);
 
-/* Lets compartments of this kind, with this policy, start prepared.  0 or -1 with errno. */
-int compartments_prepare(const struct compartment_kind *kind, sc_t *policy) STHREAD_CHECKED;
+/* What compartments of a kind start from. */
+struct prepared {
+	const struct compartment_kind *kind;
+	const void *given;
+	sc_template_t template_handle;
+};
+/* The body of every template of the server. */
+void *compartment_prepare(const struct compartment_kind *kind, const void *given);
+/* Lets compartments of this kind, with this policy, start prepared.  preparing: what prepare() may do; given: memory that it
+ * may read.  0 or -1 with errno. */
+int compartments_prepare(struct prepared *prepared, const struct compartment_kind *kind, const sc_t *preparing,
+			 const void *given, sc_t *policy) STHREAD_CHECKED;
+/* The same again, for compartments that start from now on: what is given has changed.  0 or -1 with errno, and they start as
+ * before. */
+int compartments_prepare_again(struct prepared *prepared) STHREAD_CHECKED;
 
 /* Starts a compartment and runs its first step.  0 or -1 with errno. */
 int compartment_start(struct compartment *c, const struct compartment_kind *kind, const sc_t *policy,

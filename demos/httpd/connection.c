@@ -51,6 +51,8 @@ struct connection {
 	sc_t tls_policy, request_policy;
 	struct compartment tls, request;
 	bool tls_ended;
+	bool tls_held;    /* it had more to send than there was room for */
+	uint32_t pressed; /* the request number, as of when TLS had to learn it at once */
 	uint64_t tls_inputs[INPUTS], request_inputs[INPUTS]; /* what each could see at its last turn */
 
 	/* Main's own positions; the regions hold copies. */
@@ -263,16 +265,19 @@ static bool run(struct connection *c, struct compartment *compartment, const str
 
 static bool run_tls(struct connection *c)
 {
-	uint64_t now[INPUTS] = { c->in_produced, c->out_consumed, position_load(&c->reply->produced), c->request_number,
-				 c->orders };
+	/* That there is room again, and that a request is over, it learns when it has something to do about it. */
+	uint64_t now[INPUTS] = { c->in_produced, c->tls_held ? c->out_consumed : 0, position_load(&c->reply->produced),
+				 c->pressed, c->orders };
 
 	if (c->tls_ended || !may_run(&c->tls, now, c->tls_inputs))
 		return false;
-	memcpy(c->tls_inputs, now, sizeof(now));
 	if (!run(c, &c->tls, &tls_kind, &c->tls_policy, c->wire))
 		return false;
 	if (c->tls.state == COMPARTMENT_ENDED)
 		return finish_tls(c);
+	c->tls_held = to_send(c) == WIRE_OUT_SIZE;
+	now[1] = c->tls_held ? c->out_consumed : 0;
+	memcpy(c->tls_inputs, now, sizeof(now));
 	if (!c->open && (word_load(&c->wire->status) & STATUS_OPEN) != 0) {
 		c->open = true;
 		set_deadline(c, IDLE_SECONDS);
@@ -304,23 +309,26 @@ static bool take_result(struct connection *c)
 	c->keep_alive = done == DONE_KEEP_ALIVE;
 	c->request_length = length;
 	c->answer_length = produced;
+	c->report.requests++;
+	server_request_finished(c->server, c->slot);
+	/* In one turn TLS sends what is left and closes. */
+	if (!c->keep_alive || server_is_stopping(c->server))
+		order_close(c);
 	return true;
 }
 
-/* The answer is encrypted: makes place for the next request, or closes. */
-static void finish_answer(struct connection *c)
+/* The answer is encrypted: makes place for the next request.  TLS need not know before more bytes come, unless it has
+ * decrypted more already, or had no room to. */
+static void finish_answer(struct connection *c, uint32_t decrypted)
 {
 	c->answered = false;
-	c->report.requests++;
-	server_request_finished(c->server, c->slot);
-	if (!c->keep_alive || server_is_stopping(c->server)) {
-		order_close(c);
-		return;
-	}
 	reply_clear(c);
+	c->tls_inputs[2] = 0; /* that the reply is empty again is nothing new */
 	c->request_number++;
 	word_store(&c->wire->request_length, c->request_length);
 	word_store(&c->wire->request, c->request_number);
+	if (decrypted != c->request_length || decrypted == PLAIN_SIZE)
+		c->pressed = c->request_number;
 }
 
 static bool run_request(struct connection *c)
@@ -341,7 +349,7 @@ static bool run_request(struct connection *c)
 	if (c->answered) {
 		if (taken != c->answer_length)
 			return false;
-		finish_answer(c);
+		finish_answer(c, length);
 		return true;
 	}
 	if (c->request.kind == NULL && length == 0) {
@@ -355,8 +363,10 @@ static bool run_request(struct connection *c)
 			doom(c, NULL);
 		return false;
 	}
-	if (c->request.kind == NULL)
+	if (c->request.kind == NULL) {
 		set_deadline(c, IDLE_SECONDS);
+		server_check_documents(c->server);
+	}
 	memcpy(c->request_inputs, now, sizeof(now));
 	c->request_visible = length;
 	if (!run(c, &c->request, &request_kind, &c->request_policy, c->reply))

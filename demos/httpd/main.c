@@ -202,9 +202,31 @@ static void make_policies(struct server *server, int docroot)
 	(void)sc_path_add(&server->request_policy, docroot, PROT_READ);
 	if (server->log_gate != -1)
 		(void)sc_cgate_add(&server->request_policy, server->log_gate);
-	if (compartments_prepare(&tls_kind, &server->tls_policy) != 0 ||
-	    compartments_prepare(&request_kind, &server->request_policy) != 0)
-		fail_compartments("the templates of compartments");
+}
+
+/* What costs the same in each compartment is done once. */
+static void prepare_compartments(struct server *server, int docroot)
+{
+	struct memory list;
+	sc_t nothing, may_read;
+
+	new_memory(&list, sizeof(*server->documents), "the list of documents");
+	server->docroot = docroot;
+	server->documents = list.at;
+	server->documents_state = documents_list(docroot, server->documents);
+	sc_init(&nothing);
+	sc_init(&may_read);
+	memory_grant(&may_read, &list, PROT_READ);
+	if (compartments_isolation() == ISOLATION_STHREAD) {
+		(void)sc_sys_add(&may_read, SYS_openat);
+		(void)sc_path_add(&may_read, docroot, PROT_READ);
+	}
+	if (compartments_prepare(&server->tls_prepared, &tls_kind, &nothing, NULL, &server->tls_policy) != 0 ||
+	    compartments_prepare(&server->request_prepared, &request_kind, &may_read, list.at,
+				 &server->request_policy) != 0)
+		fail_compartments("what compartments start from");
+	if (compartments_isolation() == ISOLATION_STHREAD)
+		sc_destroy(&may_read);
 }
 
 struct listening {
@@ -253,6 +275,7 @@ int main(int argc, char **argv)
 	make_sign_gate(&server, options.key);
 	make_log_gate(&server, log);
 	make_policies(&server, docroot);
+	prepare_compartments(&server, docroot);
 	server.requests_wanted = options.requests;
 	if (server_run(&server, listening.socket, say_ready, &listening) != 0)
 		fail("cannot listen on %s port %s: %s; choose another address with --listen", options.host,

@@ -9,6 +9,7 @@
 #ifdef DEMO_VULNERABLE
 #include "attack.h"
 #endif
+#include "documents.h"
 #include "http.h"
 #include "shared.h"
 
@@ -39,9 +40,11 @@ struct request_state {
 	size_t head_length, head_sent;
 	bool has_file;
 	int file;
+	const struct document *document; /* the file, if it is kept in memory */
 	const char *type;
 	uint64_t body_length; /* as announced */
-	uint64_t file_left;   /* bytes of the file to send */
+	time_t modified;
+	uint64_t file_left; /* bytes of the file to send */
 };
 
 static int docroot = -1;
@@ -115,11 +118,13 @@ static const char *content_type(const char *path)
 	return "application/octet-stream";
 }
 
-/* Opens a regular file; a directory stands for the index.html in it.  Returns 200 or the status to refuse with. */
-static int open_file(struct request_state *state, struct stat *status)
+/* Finds a regular file, kept or opened; a directory stands for the index.html in it.  Returns 200 or the status to refuse
+ * with. */
+static int open_file(struct request_state *state)
 {
 	char path[HTTP_PATH_MAX + sizeof("/index.html")];
 	const struct http_request *request = &state->request;
+	struct stat status;
 	size_t length = request->path_length;
 	int error;
 
@@ -129,21 +134,29 @@ static int open_file(struct request_state *state, struct stat *status)
 			memcpy(path + length, "index.html", sizeof("index.html"));
 			attempt = 1;
 		}
+		state->type = content_type(path);
+		state->document = documents_find(path);
+		if (state->document != NULL) {
+			state->body_length = state->document->size;
+			state->modified = state->document->modified;
+			return 200;
+		}
 		state->file = open_beneath(path);
 		if (state->file == -1)
 			return status_of_errno(errno);
-		if (fstat(state->file, status) != 0) {
+		if (fstat(state->file, &status) != 0) {
 			error = errno;
 			(void)close(state->file);
 			return status_of_errno(error);
 		}
-		if (S_ISREG(status->st_mode)) {
+		if (S_ISREG(status.st_mode)) {
 			state->has_file = true;
-			state->type = content_type(path);
+			state->body_length = (uint64_t)status.st_size;
+			state->modified = status.st_mtime;
 			return 200;
 		}
 		(void)close(state->file);
-		if (!S_ISDIR(status->st_mode))
+		if (!S_ISDIR(status.st_mode))
 			break;
 		path[length++] = '/';
 	}
@@ -186,7 +199,7 @@ static void format_date(time_t when, char *out, size_t room)
 		       months + 3 * tm.tm_mon, tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
-static void compose_head(struct request_state *state, const struct stat *file)
+static void compose_head(struct request_state *state)
 {
 	const struct http_request *request = &state->request;
 	char date[40], modified[40], extra[80] = "", body[64] = "";
@@ -195,10 +208,9 @@ static void compose_head(struct request_state *state, const struct stat *file)
 
 	format_date(time(NULL), date, sizeof(date));
 	if (request->status == 200) {
-		format_date(file->st_mtime, modified, sizeof(modified));
+		format_date(state->modified, modified, sizeof(modified));
 		(void)snprintf(extra, sizeof(extra), "Last-Modified: %s\r\n", modified);
 		type = state->type;
-		state->body_length = (uint64_t)file->st_size;
 		state->file_left = request->head ? 0 : state->body_length;
 	} else {
 		length = snprintf(body, sizeof(body), "%d %s\n", request->status, reason(request->status));
@@ -216,8 +228,6 @@ static void compose_head(struct request_state *state, const struct stat *file)
 
 static void answer(struct request_state *state, const struct reply_region *reply)
 {
-	struct stat file = { 0 };
-
 #ifdef DEMO_VULNERABLE
 	state->head_length = attack_request(&state->request, reply, state->head, sizeof(state->head));
 	if (state->head_length > 0)
@@ -225,8 +235,8 @@ static void answer(struct request_state *state, const struct reply_region *reply
 #endif
 	(void)reply;
 	if (state->request.status == 200)
-		state->request.status = open_file(state, &file);
-	compose_head(state, &file);
+		state->request.status = open_file(state);
+	compose_head(state);
 }
 
 /* Takes what the TLS compartment has appended; true when the request is complete. */
@@ -272,6 +282,10 @@ static bool send_piece(struct request_state *state, struct reply_region *reply)
 		got = (ssize_t)(head_left < room ? head_left : room);
 		memcpy(at, state->head + state->head_sent, (size_t)got);
 		state->head_sent += (size_t)got;
+	} else if (state->file_left > 0 && state->document != NULL) {
+		got = (ssize_t)(state->file_left < room ? state->file_left : room);
+		memcpy(at, state->document->bytes + (state->document->size - state->file_left), (size_t)got);
+		state->file_left -= (uint64_t)got;
 	} else if (state->file_left > 0) {
 		got = read(state->file, at, state->file_left < room ? (size_t)state->file_left : room);
 		if (got <= 0) { /* shorter than announced: the peer must see that the answer was cut */
@@ -339,9 +353,21 @@ static void *request_body(void *shared)
 	return compartment_body(&request_kind, shared);
 }
 
+static void *request_prepare_body(void *given)
+{
+	return compartment_prepare(&request_kind, given);
+}
+
+static void request_take(const void *list)
+{
+	documents_load(list, open_beneath);
+}
+
 const struct compartment_kind request_kind = {
 	.name = "request sthread",
 	.body = request_body,
+	.prepare_body = request_prepare_body,
+	.take = request_take,
 	.private_size = sizeof(struct request_state),
 	.step = request_step,
 	.finish = request_finish,

@@ -9,6 +9,9 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
 
 enum {
 	BACKLOG = 128
@@ -39,6 +42,25 @@ void server_connection_gone(struct server *server, size_t slot)
 		(void)evconnlistener_enable(server->listener);
 	else if (slot == server->last_slot)
 		(void)event_base_loopbreak(server->events);
+}
+
+void server_check_documents(struct server *server)
+{
+	struct timespec now;
+	uint64_t state;
+
+	(void)clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (now.tv_sec == server->documents_checked.tv_sec ||
+	    (now.tv_sec == server->documents_checked.tv_sec + 1 && now.tv_nsec < server->documents_checked.tv_nsec))
+		return;
+	server->documents_checked = now;
+	state = documents_list(server->docroot, server->documents);
+	if (state == server->documents_state)
+		return;
+	if (compartments_prepare_again(&server->request_prepared) == 0)
+		server->documents_state = state;
+	else
+		(void)fprintf(stderr, "changed documents cannot be read again: %s\n", strerror(errno));
 }
 
 static void on_accept(struct evconnlistener *listener, evutil_socket_t socket, struct sockaddr *peer, int length,

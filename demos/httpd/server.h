@@ -5,6 +5,7 @@
 #define HTTPD_SERVER_H
 
 #include "compartment.h"
+#include "documents.h"
 #include "sign.h"
 
 #include <event2/event.h>
@@ -17,7 +18,12 @@ struct server {
 	struct event_base *events;
 	struct evconnlistener *listener;
 	sc_t tls_policy, request_policy; /* without the memory of a connection */
-	int sign_gate, log_gate;         /* log_gate: -1 if there is no log */
+	struct prepared tls_prepared, request_prepared;
+	int docroot;
+	struct document_list *documents; /* given to request_prepared */
+	uint64_t documents_state;
+	struct timespec documents_checked;
+	int sign_gate, log_gate; /* log_gate: -1 if there is no log */
 	struct sign_tickets *tickets;
 	struct connection *slots[SIGN_CONNECTIONS_MAX]; /* by number of its ticket; NULL: free */
 	size_t open_connections;
@@ -29,6 +35,9 @@ struct server {
 /* Accepts connections on a bound socket until a signal or the last wanted request; takes the socket over.
  * Calls ready(arg) once peers can connect.  0, or -1 with errno if nothing was served. */
 int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void *), void *arg);
+
+/* Before a request: has files that have changed read again, at most once a second. */
+void server_check_documents(struct server *server);
 
 /* For connections: they tell their server that a request is finished, and that they are gone. */
 void server_request_finished(struct server *server, size_t slot);

@@ -339,9 +339,15 @@ static void *tls_body(void *shared)
 	return compartment_body(&tls_kind, shared);
 }
 
+static void *tls_prepare_body(void *given)
+{
+	return compartment_prepare(&tls_kind, given);
+}
+
 const struct compartment_kind tls_kind = {
 	.name = "TLS sthread",
 	.body = tls_body,
+	.prepare_body = tls_prepare_body,
 	.private_size = sizeof(struct tls_state),
 	.prepare = tls_prepare,
 	.step = tls_step,

@@ -1,0 +1,149 @@
+/*
+ * documents.c - see documents.h.
+ */
+#include "documents.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- main: the list ---- */
+
+struct walk {
+	struct document_list *list;
+	uint64_t fingerprint;
+	size_t bytes;
+	char path[1024];
+};
+
+/* FNV-1a. */
+static void mix(struct walk *walk, const void *bytes, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		walk->fingerprint = (walk->fingerprint ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3;
+}
+
+static void visit_file(struct walk *walk, const struct stat *status)
+{
+	struct document_list *list = walk->list;
+	size_t length = strlen(walk->path) + 1;
+
+	if (status->st_size > DOCUMENT_MAX || list->count == DOCUMENTS_MAX ||
+	    walk->bytes + (size_t)status->st_size > DOCUMENTS_BYTES_MAX || list->length + length > DOCUMENT_NAMES_MAX)
+		return;
+	memcpy(list->names + list->length, walk->path, length);
+	list->length += (uint32_t)length;
+	list->count++;
+	walk->bytes += (size_t)status->st_size;
+	mix(walk, walk->path, length);
+	mix(walk, &status->st_ino, sizeof(status->st_ino));
+	mix(walk, &status->st_size, sizeof(status->st_size));
+	mix(walk, &status->st_mode, sizeof(status->st_mode));
+	mix(walk, &status->st_mtim, sizeof(status->st_mtim));
+	mix(walk, &status->st_ctim, sizeof(status->st_ctim));
+}
+
+/* Takes over the descriptor. */
+static void visit_directory(struct walk *walk, int fd, unsigned depth)
+{
+	size_t length = strlen(walk->path);
+	DIR *directory = fd == -1 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+	struct stat status;
+
+	if (directory == NULL) {
+		if (fd != -1)
+			(void)close(fd);
+		return;
+	}
+	while ((entry = readdir(directory)) != NULL && walk->list->count < DOCUMENTS_MAX) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+		    fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+		    length + strlen(entry->d_name) + 2 > sizeof(walk->path))
+			continue;
+		(void)strcpy(walk->path + length, entry->d_name);
+		if (S_ISREG(status.st_mode)) {
+			visit_file(walk, &status);
+		} else if (S_ISDIR(status.st_mode) && depth < DOCUMENT_DEPTH_MAX) {
+			(void)strcat(walk->path, "/");
+			visit_directory(walk,
+					openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC),
+					depth + 1);
+		}
+		walk->path[length] = 0;
+	}
+	(void)closedir(directory);
+}
+
+uint64_t documents_list(int docroot, struct document_list *list)
+{
+	struct walk walk = { .list = list, .fingerprint = 0xcbf29ce484222325 };
+
+	list->count = list->length = 0;
+	visit_directory(&walk, openat(docroot, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), 0);
+	return walk.fingerprint;
+}
+
+/* ---- request compartments: the files ---- */
+
+static struct document documents[DOCUMENTS_MAX];
+static size_t document_count;
+
+static bool load(struct document *document, const char *path, int fd)
+{
+	struct stat status;
+	uint8_t *bytes;
+	ssize_t got;
+
+	if (fd == -1 || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size > DOCUMENT_MAX)
+		return false;
+	bytes = malloc((size_t)status.st_size + 1);
+	if (bytes == NULL)
+		return false;
+	*document = (struct document){ .path = strdup(path), .bytes = bytes, .modified = status.st_mtime };
+	do {
+		got = read(fd, bytes + document->size, (size_t)status.st_size + 1 - document->size);
+		document->size += got > 0 ? (size_t)got : 0;
+	} while (got > 0);
+	/* One that is being written is opened when it is asked for. */
+	if (got == 0 && document->size == (size_t)status.st_size && document->path != NULL)
+		return true;
+	free((void *)(uintptr_t)document->path);
+	free(bytes);
+	return false;
+}
+
+static int by_path(const void *one, const void *other)
+{
+	return strcmp(((const struct document *)one)->path, ((const struct document *)other)->path);
+}
+
+void documents_load(const struct document_list *list, int (*open_file)(const char *path))
+{
+	const char *name = list->names;
+
+	for (size_t i = 0; i < document_count; i++) {
+		free((void *)(uintptr_t)documents[i].path);
+		free((void *)(uintptr_t)documents[i].bytes);
+	}
+	document_count = 0;
+	for (uint32_t i = 0; i < list->count; i++, name += strlen(name) + 1) {
+		int fd = open_file(name);
+
+		document_count += load(&documents[document_count], name, fd);
+		if (fd != -1)
+			(void)close(fd);
+	}
+	qsort(documents, document_count, sizeof(documents[0]), by_path);
+}
+
+const struct document *documents_find(const char *path)
+{
+	const struct document wanted = { .path = path };
+
+	return bsearch(&wanted, documents, document_count, sizeof(documents[0]), by_path);
+}
