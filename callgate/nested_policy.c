@@ -130,6 +130,7 @@ const struct policy *nested_policy_new(const sc_t *words, struct compartment *ga
 		.magic = POLICY_MAGIC,
 		.flags = asked.flags,
 		.gates = asked.gates,
+		.account = gate->policy->account,
 		.tag = lists.tag,
 		.file = lists.file,
 		.path = lists.path,

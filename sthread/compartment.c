@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "account.h"
 #include "budget.h"
 #include "slice.h"
 
@@ -90,6 +91,7 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 	compartment->info.recycled = compartment->space->lives > 1;
 	supervisor.statistics.lives++;
 	supervisor.statistics.lives_recycled += compartment->info.recycled;
+	account_begin(compartment);
 	return 0;
 }
 
@@ -118,6 +120,7 @@ uint64_t compartment_after(const struct compartment *compartment)
 
 void compartment_end(struct compartment *compartment)
 {
+	account_end(compartment);
 	pending_call_end(compartment);
 	descriptor_close_all(compartment);
 	if (compartment->space)

@@ -74,6 +74,7 @@ struct policy {
 	uint32_t descriptors;                           /* at a time */
 	uint32_t tags, files, paths, gates, conditions; /* how many */
 	int32_t template; /* handle + 1 of the template its lives start from; 0: the snapshot */
+	uint32_t account; /* its name: number + 1 (account.c); 0: none */
 	uint64_t system_calls[POLICY_SYSTEM_CALLS / 64];
 	struct policy_tag *tag;
 	struct policy_file *file, *path;

@@ -100,6 +100,7 @@ static int join(const sc_t *parts, size_t count, struct policy *whole)
 		if (part.template && whole->template && part.template != whole->template)
 			return dune_fail(EINVAL, "two parts start from different templates");
 		whole->template = part.template ? part.template : whole->template;
+		whole->account = whole->account ? whole->account : part.account;
 		add_lists(whole, &part);
 	}
 	whole->tags = join_tags(whole->tag, whole->tags);

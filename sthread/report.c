@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "account.h"
 #include "gate.h"
 #include "slice.h"
 
@@ -122,6 +123,7 @@ static void take_identity(struct sthread_report *report, const struct sthread *s
 	report->instance = compartment->instance;
 	report->address_space = compartment->info.address_space;
 	report->body = compartment->function;
+	strncpy(report->policy, account_name(compartment->policy), sizeof report->policy - 1);
 	report->tag = -1;
 	report->system_call = -1;
 	report->descriptor = -1;

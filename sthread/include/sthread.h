@@ -28,9 +28,9 @@ extern "C" {
 #define STHREAD_CHECKED
 #endif
 
-typedef int sthread_t; /* a running or ended compartment: index and generation, never reused while held */
-typedef int tag_t;     /* a region of tagged memory: index and generation */
-typedef int cgate_t;   /* a callgate, see <callgate.h> */
+typedef int sthread_t;   /* a running or ended compartment: index and generation, never reused while held */
+typedef int tag_t;       /* a region of tagged memory: index and generation */
+typedef int cgate_t;     /* a callgate, see <callgate.h> */
 typedef int sc_frozen_t; /* a policy kept by the library: index and generation */
 
 typedef void *(*stcb_t)(void *); /* the body of an sthread */
@@ -208,6 +208,16 @@ int sc_start_from(sc_t *sc, sc_template_t handle);
 int sc_describe(const sc_t *sc, char *buffer, size_t size);
 int sc_frozen_describe(sc_frozen_t frozen, char *buffer, size_t size);
 
+enum {
+	STHREAD_POLICY_NAME = 32 /* bytes of a policy's name, the final 0 included */
+};
+/* Gives the policy a name for reports and statistics: 1 to 31 printable characters.  It restricts nothing, and many
+ * policies may share one; a copy has the name of its original, a frozen policy the first name among its parts, an
+ * sthread of a gate that of the gate.  A process can use 256 names.
+ * Called from: host mode, before sthread_init() as well.  Errors: EINVAL; ENOSPC; EPERM inside an sthread or a gate; a
+ * policy's remembered failure. */
+int sc_name(sc_t *sc, const char *name);
+
 /* ---- sthreads -------------------------------------------------------------------------------------- */
 
 /*
@@ -319,6 +329,37 @@ struct sthread_statistics {
 /* Errors: EINVAL; EPERM before sthread_init(). */
 int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
 
+/* Sums over the lives of all policies with one name; gates' lives as well, and lives that have not ended. */
+struct sthread_policy_statistics {
+	uint64_t lives;          /* begun */
+	uint64_t lives_recycled; /* of them in a recycled address space */
+	uint64_t lives_now;      /* of them not ended */
+	uint64_t returned;       /* ended like this: see enum sthread_end; a gate that was destroyed has returned */
+	uint64_t exited;
+	uint64_t faulted;
+	uint64_t denied;
+	uint64_t out_of_cpu;
+	uint64_t out_of_memory;
+	uint64_t out_of_time;
+	uint64_t out_of_calls;
+	uint64_t killed;
+	uint64_t failed; /* STHREAD_HOST_FAILURE */
+	uint64_t exits;  /* these as in struct sthread_info */
+	uint64_t traps;
+	uint64_t calls_served;
+	uint64_t calls_denied;
+	uint64_t gate_calls;
+	uint64_t pages_copied;
+	uint64_t pages_restored;
+	uint64_t parks;
+	uint64_t run_nanoseconds;
+};
+/* Errors: ENOENT no policy was given this name; EINVAL; EPERM before sthread_init() or inside an sthread. */
+int sthread_policy_statistics(const char *name, struct sthread_policy_statistics *statistics) STHREAD_CHECKED;
+/* The names given so far, one for each index from 0 on; valid for ever.  Errors (NULL): ENOENT there are fewer; EPERM
+ * inside an sthread. */
+const char *sthread_policy_name(unsigned index);
+
 /* ---- reports: what went wrong, and where ------------------------------------------------------------- */
 
 enum sthread_violation {
@@ -366,7 +407,6 @@ enum sthread_touched {
 enum {
 	STHREAD_REPORT_FRAMES = 48,
 	STHREAD_REGISTERS = 18, /* RAX RBX RCX RDX RSI RDI RBP RSP R8 ... R15 RIP RFLAGS */
-	STHREAD_POLICY_NAME = 32,
 };
 
 /* A report.  Plain data: copy it, keep it, format it later, in any thread.  Fields that do not apply are 0, handles
