@@ -5,11 +5,17 @@
 #include <dune.h>
 #include <sthread.h>
 
+BOUNDARY_VAR(static int tagged, 1);
+BOUNDARY_VAR(static int pair[2], NAMED) = { 1, 2 };
+
 int main(void)
 {
 	sc_t policy;
 
 	sc_init(&policy);
 	sc_destroy(&policy);
-	return tag_new() == -1 && cgate_create(NULL, &policy, NULL) == -1 && sthread_error() ? 0 : 1;
+	return tag_new() == -1 && BOUNDARY_TAG(1) == -1 && BOUNDARY_TAG(NAMED) == -1 && !tagged && pair[1] == 2 &&
+			       cgate_create(NULL, &policy, NULL) == -1 && sthread_error() ?
+		       0 :
+		       1;
 }
