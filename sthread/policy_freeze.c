@@ -61,6 +61,8 @@ static int join_files(struct policy_file *list, uint32_t *count)
 		uint32_t at = 0;
 		while (at < kept && list[at].number != list[i].number)
 			at++;
+		if (at == kept && kept == COMPARTMENT_FILES)
+			return dune_fail(ENOSPC, "an sthread has at most %d descriptors", COMPARTMENT_FILES);
 		if (at == kept)
 			list[kept++] = list[i];
 		else if (policy_same_file(&list[at], &list[i]))
@@ -72,7 +74,7 @@ static int join_files(struct policy_file *list, uint32_t *count)
 	return 0;
 }
 
-static void add_lists(struct policy *to, const struct policy *part)
+static int add_lists(struct policy *to, const struct policy *part)
 {
 	memcpy(to->tag + to->tags, part->tag, part->tags * sizeof *part->tag);
 	memcpy(to->file + to->files, part->file, part->files * sizeof *part->file);
@@ -83,11 +85,14 @@ static void add_lists(struct policy *to, const struct policy *part)
 	to->paths += part->paths;
 	to->gates += part->gates;
 	for (uint32_t i = 0; i < part->conditions; i++)
-		policy_filter_add(to->condition, &to->conditions, UINT32_MAX, &part->condition[i]);
+		if (!policy_filter_add(to->condition, &to->conditions, POLICY_CONDITIONS_MAX, &part->condition[i]))
+			return dune_fail(ENOSPC, "a policy has at most %d conditions on arguments",
+					 POLICY_CONDITIONS_MAX);
 	for (unsigned i = 0; i < POLICY_SYSTEM_CALLS / 64; i++)
 		to->system_calls[i] |= part->system_calls[i];
 	to->flags |= part->flags;
 	policy_limits_lower(to, part);
+	return 0;
 }
 
 /* Makes *whole, whose lists have room for those of all parts, the union.  Caller holds the lock. */
@@ -101,7 +106,8 @@ static int join(const sc_t *parts, size_t count, struct policy *whole)
 			return dune_fail(EINVAL, "two parts start from different templates");
 		whole->template = part.template ? part.template : whole->template;
 		whole->account = whole->account ? whole->account : part.account;
-		add_lists(whole, &part);
+		if (add_lists(whole, &part) != 0)
+			return -1;
 	}
 	whole->tags = join_tags(whole->tag, whole->tags);
 	whole->gates = join_gates(whole->gate, whole->gates);
@@ -110,10 +116,6 @@ static int join(const sc_t *parts, size_t count, struct policy *whole)
 	if (whole->tags > POLICY_TAGS_MAX || whole->gates > POLICY_GATES_MAX || whole->paths > POLICY_PATHS_MAX)
 		return dune_fail(ENOSPC, "a policy has at most %d tags, %d gates and %d directories", POLICY_TAGS_MAX,
 				 POLICY_GATES_MAX, POLICY_PATHS_MAX);
-	if (whole->conditions > POLICY_CONDITIONS_MAX)
-		return dune_fail(ENOSPC, "a policy has at most %d conditions on arguments", POLICY_CONDITIONS_MAX);
-	if (whole->files > COMPARTMENT_FILES)
-		return dune_fail(ENOSPC, "an sthread has at most %d descriptors", COMPARTMENT_FILES);
 	policy_limits_default(whole);
 	return 0;
 }
@@ -132,7 +134,7 @@ sc_frozen_t sc_freeze(const sc_t *parts, size_t count)
 		.file = malloc(count * POLICY_FILES * sizeof *whole.file),
 		.path = malloc(count * POLICY_PATHS * sizeof *whole.path),
 		.gate = malloc(count * POLICY_GATES * sizeof *whole.gate),
-		.condition = malloc(count * POLICY_CONDITIONS * sizeof *whole.condition),
+		.condition = malloc(POLICY_CONDITIONS_MAX * sizeof *whole.condition),
 	};
 	const struct policy *policy = NULL;
 	sc_frozen_t handle = -1;

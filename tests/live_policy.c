@@ -573,6 +573,20 @@ static void filters_of_frozen_policies(void)
 	sc_destroy(&parts[0]);
 }
 
+static void too_many_conditions(void)
+{
+	sc_t parts[27];
+
+	live_init();
+	for (uint64_t i = 0; i < 270; i++) {
+		if (i % 10 == 0)
+			sc_init(&parts[i / 10]);
+		ASSERT_EQUAL(sc_sys_filter(&parts[i / 10], SYS_write, 2, SC_NOT_EQUAL, i), 0);
+	}
+	CU_ASSERT(sc_freeze(parts, 25) >= 0); /* 250 */
+	ASSERT_ERROR(sc_freeze(parts, 27) == -1, ENOSPC);
+}
+
 /* In a gate: an sthread makes the call.  Its policy names no condition. */
 static void *create_and_call(void *argument, void *trusted)
 {
@@ -686,6 +700,7 @@ static const struct harness_test tests[] = {
 	  .seconds = 60 },
 	{ "all conditions of a gate bind the sthreads it makes", filters_of_gates_bind_their_sthreads, HARNESS_FORK,
 	  .seconds = 60 },
+	{ "256 conditions are the most", too_many_conditions, HARNESS_FORK },
 	{ "a call with conditions can park and be made again", a_filtered_call_that_parks, HARNESS_FORK },
 	{ "a frozen policy is described in order", a_frozen_policy_is_described, HARNESS_FORK },
 	{ "wrong parts and stale frozen policies are refused", wrong_freezes, HARNESS_FORK },
