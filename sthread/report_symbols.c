@@ -104,6 +104,21 @@ static unsigned unwind(const uint64_t *registers, const struct report_stack *sta
 		       follow_frame_pointers(registers, stack, frames, room);
 }
 
+/* In a gate call that ring 0 can make the caller's registers are on its stack: dune_trampoline_direct_call. */
+static void leave_direct_call(const struct report_stack *stack, uint64_t *registers)
+{
+	static const int saved[] = { REPORT_R8 + 7, REPORT_R8 + 6, REPORT_R8 + 5, REPORT_R8 + 4, REPORT_RBP, REPORT_RBX };
+	uint64_t at = registers[REPORT_RSP], back;
+	if (!in_trampoline(registers[REPORT_RIP]) || !stack_word(stack, at, &back) ||
+	    back != supervisor.machine->trampoline_direct_back)
+		return;
+	at += 3 * sizeof at; /* also where the result goes, and flags */
+	for (unsigned i = 0; i < sizeof saved / sizeof *saved; i++, at += sizeof at)
+		if (!stack_word(stack, at, &registers[saved[i]]))
+			return;
+	registers[REPORT_RSP] = at;
+}
+
 static void find_frames(struct sthread_report *report, const struct report_stack *stack)
 {
 	uint64_t registers[STHREAD_REGISTERS], rip, *frames = report->frames;
@@ -112,6 +127,7 @@ static void find_frames(struct sthread_report *report, const struct report_stack
 	rip = registers[REPORT_RIP];
 	if (!in_trampoline(rip))
 		frames[count++] = rip; /* also when it is nowhere */
+	leave_direct_call(stack, registers);
 	if (!report_is_text(rip) || in_vdso(rip)) {
 		/* As if it had just been called, which is how one gets there. */
 		if (!stack_word(stack, registers[REPORT_RSP], &rip) || !report_is_text(rip)) {

@@ -275,6 +275,7 @@ static int lay_out_monitor(struct dune_machine *machine)
 	machine->trampoline_enter_direct = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_enter_direct);
 	machine->trampoline_direct_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_call);
 	machine->trampoline_direct_done = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_done);
+	machine->trampoline_direct_back = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_back);
 	machine->trampoline_direct_store = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_store);
 	machine->trampoline_time = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_time);
 	machine->trampoline_touch = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_touch);

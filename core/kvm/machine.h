@@ -60,6 +60,7 @@ struct dune_machine {
 	uint64_t trampoline_syscall, trampoline_service, trampoline_resume, trampoline_enter;
 	uint64_t trampoline_resume_clean, trampoline_time;
 	uint64_t trampoline_enter_direct, trampoline_direct_call, trampoline_direct_done, trampoline_direct_store;
+	uint64_t trampoline_direct_back;
 	uint64_t trampoline_touch, trampoline_call; /* for probing */
 	uint64_t *idt;
 	uint64_t processor_count; /* virtual CPUs made */

@@ -240,10 +240,10 @@ dune_monitor_end:
 	.globl dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
 	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_touch, dune_trampoline_call
 	.hidden dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
-	.hidden dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave
+	.hidden dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave, dune_trampoline_direct_back
 	.hidden dune_trampoline_direct_store, dune_trampoline_direct_store_fxsave
 	.globl dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
-	.globl dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave
+	.globl dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave, dune_trampoline_direct_back
 	.globl dune_trampoline_direct_store, dune_trampoline_direct_store_fxsave
 	.balign 16
 dune_trampoline_begin:
@@ -338,7 +338,8 @@ dune_trampoline_resume_clean_fxsave:
  * in RAX.  Called by CALL.  Ring 0 either makes the call, and the caller goes on at dune_trampoline_direct_done; or
  * it asks the supervisor, which answers as it answers every service, by a RET.  Callee-saved registers and flags are on
  * the caller's own stack meanwhile, everything else is lost.
- * Stack at SYSCALL: RSP -> [label 1] [where the result goes] [flags] R15 R14 R13 R12 RBP RBX [return address]
+ * Stack at SYSCALL: RSP -> [dune_trampoline_direct_back] [where the result goes] [flags] R15 R14 R13 R12 RBP RBX
+ *     [return address]
  */
 	.balign 16
 dune_trampoline_direct_call:
@@ -350,12 +351,13 @@ dune_trampoline_direct_call:
 	pushq	%r15
 	pushfq
 	pushq	%rdx
-	leaq	1f(%rip), %rcx
+	leaq	dune_trampoline_direct_back(%rip), %rcx
 	pushq	%rcx
 	movl	$NUMBER_DIRECT_CALL, %eax
 	syscall
 	ud2
-1:	addq	$8, %rsp
+dune_trampoline_direct_back:
+	addq	$8, %rsp
 	popfq
 	popq	%r15
 	popq	%r14

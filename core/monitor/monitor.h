@@ -16,6 +16,7 @@ extern const uint8_t dune_trampoline_syscall[], dune_trampoline_service[], dune_
 extern const uint8_t dune_trampoline_resume_clean[], dune_trampoline_resume_clean_fxsave[];
 extern const uint8_t dune_trampoline_enter_direct[], dune_trampoline_enter_direct_fxsave[];
 extern const uint8_t dune_trampoline_direct_call[], dune_trampoline_direct_done[], dune_trampoline_direct_done_fxsave[];
+extern const uint8_t dune_trampoline_direct_back[];
 extern const uint8_t dune_trampoline_direct_store[], dune_trampoline_direct_store_fxsave[];
 extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_trampoline_touch[], dune_trampoline_call[],
 	dune_trampoline_end[];
