@@ -107,7 +107,9 @@ static unsigned unwind(const uint64_t *registers, const struct report_stack *sta
 /* In a gate call that ring 0 can make the caller's registers are on its stack: dune_trampoline_direct_call. */
 static void leave_direct_call(const struct report_stack *stack, uint64_t *registers)
 {
-	static const int saved[] = { REPORT_R8 + 7, REPORT_R8 + 6, REPORT_R8 + 5, REPORT_R8 + 4, REPORT_RBP, REPORT_RBX };
+	static const int saved[] = {
+		REPORT_R8 + 7, REPORT_R8 + 6, REPORT_R8 + 5, REPORT_R8 + 4, REPORT_RBP, REPORT_RBX
+	};
 	uint64_t at = registers[REPORT_RSP], back;
 	if (!in_trampoline(registers[REPORT_RIP]) || !stack_word(stack, at, &back) ||
 	    back != supervisor.machine->trampoline_direct_back)
