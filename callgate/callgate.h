@@ -85,7 +85,7 @@ struct cgate_info {
 	uint64_t refused;                 /* calls that waited for an instance in vain: EBUSY */
 	uint64_t lives;                   /* times that an instance started from pristine memory */
 	uint64_t restarts;                /* of them, because its last call had failed */
-	uint64_t run_nanoseconds;         /* spent in calls that are over, waiting for descriptors included */
+	uint64_t run_nanoseconds;         /* spent in calls that are over and made an exit, waiting included */
 	struct sthread_info last_failure; /* of the last call that failed: how, and where.  Zeros if none has */
 };
 /* Errors: EBADF; EINVAL; EPERM.  Called from: host mode, any thread. */

@@ -39,11 +39,14 @@ struct record {
 	int64_t answer;
 	uint8_t vectors[32][64];
 	uint64_t masks[8];
+	uint64_t target; /* what call_library() calls */
 };
 _Static_assert(offsetof(struct record, result) == 48 && offsetof(struct record, answer) == 80, "assembly");
 _Static_assert(offsetof(struct record, vectors) == 88 && offsetof(struct record, masks) == 2136, "assembly");
+_Static_assert(offsetof(struct record, target) == 2200, "assembly");
 
 static struct record *record;
+static tag_t record_tag;
 
 void *call_raw(void *record); /* a body: calls the gate by OUT or INT, with flags and stack as given */
 void *call_raw_by_int(void *record);
@@ -123,6 +126,21 @@ __asm__(".text\n"
 						 ".type call_raw, @function\n.type observe, @function\n.type leave, @function\n");
 _Static_assert(SERVICE_RETURN == 0 && SERVICE_GATE == 2 && PORT_SERVICE == 0x11 && VECTOR_SERVICE == 32, "assembly");
 
+void *call_library(void *record); /* the same by what the library calls, which need not be an exit */
+__asm__(".globl call_library\n"
+	"call_library:\n"
+	"	pushq %rbx\n"
+	"	movq %rdi, %rbx\n"
+	"	ldmxcsr 32(%rbx); fldcw 36(%rbx)\n"
+	"	movq 0(%rbx), %rdi; movq 8(%rbx), %rsi; leaq 48(%rbx), %rdx; movl $2, %eax\n"
+	"	pushq 16(%rbx); popfq\n"
+	"	callq *2200(%rbx)\n"
+	"	pushq $0x202; popfq\n"
+	"	movq %rax, 80(%rbx)\n"
+	"	fninit; pushq $0x1f80; ldmxcsr (%rsp); popq %rax\n"
+	"	popq %rbx; movl $1, %eax; ret\n"
+	".type call_library, @function\n");
+
 static stcb_t raw_call;
 static cgate_fn raw_leave;
 
@@ -135,7 +153,7 @@ static cgate_t prepare(sc_t *sc, bool hostile_gate)
 	raw_call = live_io_exit() ? call_raw : call_raw_by_int;
 	raw_leave = live_io_exit() ? leave : leave_by_int;
 
-	tag_t tag = tag_new();
+	tag_t tag = record_tag = tag_new();
 
 	record = smalloc(tag, sizeof(*record));
 	CU_ASSERT_PTR_NOT_NULL_FATAL(record);
@@ -186,6 +204,86 @@ static void flags_of_callers(void)
 		ASSERT_EQUAL(record->result, 0x99);
 		check_gate_clean("with flags");
 	}
+}
+
+/* The same where ring 0 makes the call, on hosts where it does. */
+static void flags_of_callers_direct(void)
+{
+	static const uint64_t flags[] = {
+		0x202, FLAG_DF, FLAG_NT, FLAG_AC, FLAG_ID, 0xcd7 | FLAG_NT | FLAG_AC | FLAG_ID
+	};
+	sc_t sc;
+
+	prepare(&sc, false);
+	record->target = live_ring0_native() ? supervisor.machine->trampoline_direct_call :
+					       supervisor.machine->trampoline_service;
+	for (int round = 0; round < 3; round++) /* the first call warms the gate */
+		for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
+			record->flags = flags[i];
+			record->mxcsr = i % 2 ? 0 : 0x7fc0;
+			record->control = i % 2 ? 0 : 0xf7f;
+			record->result = 0;
+			record->gate_flags = UINT64_MAX;
+			ASSERT_RETURNED(live_run(&sc, call_library, record), 1);
+			ASSERT_EQUAL(record->answer, 0);
+			ASSERT_EQUAL(record->result, 0x99);
+			check_gate_clean("called by ring 0");
+		}
+}
+
+struct forged {
+	uint64_t number, handle;
+};
+
+static void *forge(void *argument)
+{
+	const struct forged *forged = argument;
+	long answer = (long)forged->number;
+
+	/* Stack and registers as nobody's who calls by the library. */
+	__asm__ volatile("movq %%rsp, %%r15\n\t"
+			 "leaq 1f(%%rip), %%rcx\n\t"
+			 "pushq $0\n\tpushq %%rcx\n\t"
+			 "xorl %%r12d, %%r12d\n\t"
+			 "syscall\n"
+			 "1:\tmovq %%r15, %%rsp"
+			 : "+a"(answer)
+			 : "D"(forged->handle), "S"(0x77UL), "d"(0UL)
+			 : "rcx", "r11", "r12", "r15", "memory", "cc");
+	return (void *)1;
+}
+
+/* The numbers by which the trampoline asks ring 0 to call a gate and to return from one, used by everybody. */
+static void forged_numbers(void)
+{
+	static const uint64_t numbers[] = { NUMBER_DIRECT_CALL, NUMBER_DIRECT_RETURN };
+	struct cgate_info info;
+	void *result;
+	sc_t sc, none;
+	cgate_t granted = prepare(&sc, false), other;
+
+	sc_init(&none);
+	sc_mem_add(&none, record_tag, PROT_READ | PROT_WRITE);
+	other = cgate_create(observe, &none, record);
+	ASSERT_EQUAL(cgate_call(other, NULL, &result), 0); /* warm */
+
+	struct forged *forged = smalloc(record_tag, sizeof(*forged));
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++)
+		for (int handle = -2; handle < 2; handle++) {
+			*forged = (struct forged){ .number = numbers[i], .handle = (uint64_t)(other + handle) };
+			live_run(&none, forge, forged); /* may end in any way */
+			live_run(&sc, forge, forged);
+			forged->handle = (uint64_t)handle << 32 | (uint32_t)other;
+			live_run(&sc, forge, forged);
+		}
+	ASSERT_EQUAL(cgate_get_info(other, &info), 0);
+	ASSERT_EQUAL(info.calls, 1); /* granted to nobody here */
+	ASSERT_EQUAL(info.busy + info.waiting, 0);
+	ASSERT_RETURNED(live_run(&sc, raw_call, record), 1);
+	ASSERT_EQUAL(record->result, 0x99);
+	ASSERT_EQUAL(cgate_destroy(granted), 0);
+	ASSERT_EQUAL(cgate_destroy(other), 0);
 }
 
 /* The trap after the OUT is the caller's, if anybody's: the gate runs meanwhile. */
@@ -324,6 +422,8 @@ static void answers_of_others(void)
 
 static const struct harness_test tests[] = {
 	{ "a gate begins with clean flags and control words whatever its caller had", flags_of_callers, HARNESS_FORK },
+	{ "the same for calls that ring 0 makes", flags_of_callers_direct, HARNESS_FORK },
+	{ "ring 0 makes no call, and no return, for who forges them", forged_numbers, HARNESS_FORK },
 	{ "a caller that single-steps into a call does not step the gate", single_step_into_call, HARNESS_FORK },
 	{ "a caller's stack is no matter to the gate", stacks_of_callers, HARNESS_FORK },
 	{ "a gate that leaves with full registers gives its caller the result alone", registers_of_gates,
