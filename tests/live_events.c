@@ -313,13 +313,13 @@ static void times(void)
 	CU_ASSERT(after_milliseconds(began) >= 100);
 
 	sc_fd_add(&sc, pair[1], BOTH);
-	sc_wall_budget(&sc, 60);
+	sc_wall_budget(&sc, 60 * harness_time_scale());
 	began = live_seconds();
 	begin(&reading, &sc, echo, (void *)(intptr_t)pair[1]);
 	begin(&parked, &sc, count_parks, (void *)3);
 	begin(&spinning, &sc, body_spin, NULL);
 	run_until(4);
-	CU_ASSERT(after_milliseconds(began) >= 60);
+	CU_ASSERT(after_milliseconds(began) >= 60 * harness_time_scale());
 	ASSERT_EQUAL(reading.info.end, STHREAD_OUT_OF_TIME);
 	ASSERT_EQUAL(parked.info.end, STHREAD_OUT_OF_TIME);
 	ASSERT_EQUAL(parked.info.parks, 1);
