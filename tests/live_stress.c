@@ -34,17 +34,20 @@ static void *park_some(void *times)
 	return times;
 }
 
-/* A block in a tag that others may delete.  Whoever is in it sees his own signature or nothing at all. */
+/* A block in a tag that others may delete.  Whoever is in it sees his own signature, which no other life has, or nothing
+ * at all: also when the memory has been given to another tag meanwhile. */
 static void *use_tag(void *block)
 {
 	volatile uint64_t *words = block;
+	uint64_t signature = (uint64_t)getpid() << 32;
 
-	for (int round = 0; round < 3; round++) {
+	for (int round = 0; round < 2000; round++) {
 		for (int i = 0; i < WORDS; i++)
-			words[i] = (uintptr_t)block + (unsigned)i;
-		sthread_park();
+			words[i] = signature + (unsigned)i;
+		if (round % 1000 == 500)
+			sthread_park();
 		for (int i = 0; i < WORDS; i++)
-			if (words[i] != (uintptr_t)block + (unsigned)i)
+			if (words[i] != signature + (unsigned)i)
 				return (void *)0xbad;
 	}
 	return block;
