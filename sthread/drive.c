@@ -118,6 +118,7 @@ static enum outcome serve_library(struct sthread *sthread, struct compartment *c
 	case SERVICE_ALLOCATE:
 	case SERVICE_REALLOCATE:
 	case SERVICE_FREE:
+	case SERVICE_SIZE:
 		answer_service(compartment, tag_service(compartment), false);
 		break;
 	case SERVICE_STHREAD_CREATE ... SERVICE_STHREAD_INFO:

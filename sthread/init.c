@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "boundary.h"
+#include "malloc_switch.h"
 #include "process_map.h"
 #include "scrub.h"
 #include "supervisor.h"
@@ -38,10 +39,12 @@ bool supervisor_inside_gate(void)
 void supervisor_lock(void)
 {
 	pthread_mutex_lock(&supervisor.lock);
+	malloc_switch_pause();
 }
 
 void supervisor_unlock(void)
 {
+	malloc_switch_resume();
 	pthread_mutex_unlock(&supervisor.lock);
 }
 
@@ -207,6 +210,7 @@ static int start(void)
 	if (!(supervisor.machine = dune_machine_get()) || !dune_vcpu_get(supervisor.machine))
 		return -1;
 	supervisor.process = getpid();
+	malloc_switch_open();
 	if (supervisor_watch_forks() != 0 || boundaries_open() != 0)
 		return -1;
 	fflush(NULL);

@@ -37,6 +37,7 @@ enum service {
 	SERVICE_ALLOCATE,    /* RDI = tag, RSI = size, RDX = alignment */
 	SERVICE_FREE,        /* RDI = pointer */
 	SERVICE_REALLOCATE,  /* RDI = pointer, RSI = size */
+	SERVICE_SIZE,        /* RDI = pointer */
 	/* Of gates only: */
 	SERVICE_STHREAD_CREATE, /* RDI = policy, RSI = body, RDX = its argument; answers with a handle */
 	SERVICE_STHREAD_JOIN,   /* RDI = sthread, RSI = where a struct nested_end goes */

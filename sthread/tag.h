@@ -34,7 +34,7 @@ int tag_release(tag_t handle, void *pointer);
 /* The bytes that were asked for at pointer; 0 if that is no live allocation of the tag. */
 size_t tag_size_of(tag_t handle, const void *pointer);
 
-/* Serves SERVICE_ALLOCATE, SERVICE_REALLOCATE and SERVICE_FREE, which is in the registers of a compartment: the answer. */
+/* Serves SERVICE_ALLOCATE, SERVICE_REALLOCATE, SERVICE_FREE or SERVICE_SIZE, which is in the registers of a compartment: the answer. */
 struct compartment;
 long tag_service(struct compartment *compartment);
 

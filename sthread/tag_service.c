@@ -53,6 +53,12 @@ static long release(const struct compartment *compartment, uint64_t address)
 	return holds_for_writing(compartment, tag) ? -tag_release(tag, (void *)address) : -EINVAL;
 }
 
+static long size_at(const struct compartment *compartment, uint64_t address)
+{
+	tag_t tag = tag_at(address);
+	return holds_for_writing(compartment, tag) ? (long)tag_size_of(tag, (void *)address) : -EINVAL;
+}
+
 long tag_service(struct compartment *compartment)
 {
 	const struct kvm_regs *regs = &compartment->space->context.regs;
@@ -63,6 +69,8 @@ long tag_service(struct compartment *compartment)
 		return reallocate(compartment, regs->rdi, regs->rsi);
 	case SERVICE_FREE:
 		return release(compartment, regs->rdi);
+	case SERVICE_SIZE:
+		return size_at(compartment, regs->rdi);
 	default:
 		return -ENOSYS;
 	}

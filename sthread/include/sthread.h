@@ -9,8 +9,8 @@
  * and never exit.  sthread_error() gives the sentence behind the last failure of the calling thread.
  * All calls are thread-safe; one sc_t and one handle are driven by one thread at a time (EBUSY).
  * Inside an sthread only sthread_park(), cgate_call(), cgate_call_buf(), smalloc(), smemalign(), srealloc() and
- * sfree() work; every other call of this header fails there with EPERM.  Callgates can create sthreads as well: see
- * <callgate.h>.
+ * sfree(), smalloc_on(), smalloc_off() and BOUNDARY_TAG() work; every other call of this header fails there with EPERM.
+ * Callgates can create sthreads as well: see <callgate.h>.
  */
 #ifndef STHREAD_H
 #define STHREAD_H
@@ -511,6 +511,15 @@ struct tag_statistics {
 };
 /* Errors: EBADF; EINVAL; EPERM. */
 int tag_statistics(tag_t tag, struct tag_statistics *statistics) STHREAD_CHECKED;
+
+/* Lets malloc() and its family allocate in this tag for the calling thread, until smalloc_off() or another call; free()
+ * and realloc() know what is in a tag whatever this says.  Works, in host mode and inside sthreads, in programs that
+ * libsthread-malloc.so is loaded into before the C library (smalloc_on(3)).  What the C library, the dynamic linker and
+ * this library allocate for themselves stays in the heap.  There is no falling back: malloc() fails when the tag cannot
+ * be used or is full.  Errors: ENOSYS that library is not loaded; EBADF no such tag; EPERM before sthread_init(). */
+int smalloc_on(tag_t tag) STHREAD_CHECKED;
+/* The end of that.  Errors: ENOSYS. */
+int smalloc_off(void);
 
 /* ---- tagged globals -------------------------------------------------------------------------------- */
 
