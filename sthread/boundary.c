@@ -53,7 +53,7 @@ static struct section *find(const void *start)
 
 void sthread_boundary_add(void *start, void *stop, const char *name)
 {
-	if (supervisor.ready || find(start))
+	if (supervisor.ready || supervisor.forked || find(start))
 		return; /* once sthreads are there it is too late: sthread_boundary_tag() says so */
 	if (count == SECTIONS) {
 		too_many = true;
@@ -152,7 +152,7 @@ tag_t sthread_boundary_tag(void *start)
 	if (!supervisor_inside() && supervisor_enter() != 0)
 		return -1;
 	const struct section *section = find(start);
-	if (section)
+	if (section && section->opened)
 		return section->tag;
 	if (supervisor_inside())
 		errno = EBADF;

@@ -48,6 +48,12 @@ void malloc_switch_resume(void)
 		offered->pause(-1);
 }
 
+void malloc_switch_off(void)
+{
+	if (offered)
+		offered->set(-1);
+}
+
 static int not_loaded(void)
 {
 	if (supervisor_inside())

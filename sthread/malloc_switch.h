@@ -11,4 +11,7 @@ void malloc_switch_open(void);
 void malloc_switch_pause(void);
 void malloc_switch_resume(void);
 
+/* In the child of a fork, whose tags are gone. */
+void malloc_switch_off(void);
+
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "address_space.h"
+#include "malloc_switch.h"
 #include "tag_heap.h"
 
 enum {
@@ -297,6 +298,10 @@ void sfree(void *pointer)
 		supervisor_answer(supervisor_service(SERVICE_FREE, (uint64_t)pointer, 0, 0, 0, 0));
 		return;
 	}
+	if (supervisor.forked) { /* no tag's memory is here: not worth a machine */
+		dune_fail(EINVAL, "the pointer is not a live allocation of a tag");
+		return;
+	}
 	if (supervisor_enter() != 0)
 		return;
 	supervisor_lock();
@@ -305,18 +310,24 @@ void sfree(void *pointer)
 	failed(error, "the pointer is not a live allocation of a tag");
 }
 
-/* Tagged globals are the child's own, copied on write like the rest of its memory. */
+/* Tagged globals are the child's own, copied on write like the rest of its memory.  What was allocated in their tag
+ * beside them was in the arena, and is gone. */
 static bool forget(void *object)
 {
 	struct tag *tag = object;
-	if (tag->permanent)
-		return false;
-	tag_free(tag);
-	return true;
+	if (!tag->permanent) {
+		tag_free(tag);
+		return true;
+	}
+	tag_heap_clear(tag->heap);
+	tag->extent_count = 1;
+	tag->size = tag->extents[0].size;
+	return false;
 }
 
 void tags_forget(void)
 {
 	handles_end_all(&supervisor.tags, forget);
 	tag_memory_forget();
+	malloc_switch_off();
 }

@@ -304,15 +304,21 @@ struct tag_heap *tag_heap_new(void)
 	return calloc(1, sizeof(struct tag_heap));
 }
 
-void tag_heap_delete(struct tag_heap *heap)
+void tag_heap_clear(struct tag_heap *heap)
 {
-	if (!heap)
-		return;
 	for (struct slab *slab = heap->slabs, *next; slab; slab = next) {
 		next = slab->next;
 		free(slab);
 	}
 	free(heap->buckets);
+	*heap = (struct tag_heap){ 0 };
+}
+
+void tag_heap_delete(struct tag_heap *heap)
+{
+	if (!heap)
+		return;
+	tag_heap_clear(heap);
 	free(heap);
 }
 

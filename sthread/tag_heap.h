@@ -28,6 +28,9 @@ struct tag_heap *tag_heap_new(void) __attribute__((warn_unused_result));
 /* Forgets everything about a heap; NULL is ignored.  The extents belong to the caller as before. */
 void tag_heap_delete(struct tag_heap *heap);
 
+/* Makes it a heap without memory again. */
+void tag_heap_clear(struct tag_heap *heap);
+
 /*
  * Gives the heap memory to hand out.  An extent that begins or ends where another one ends or begins becomes
  * one with it.  start and bytes are multiples of 4096, bytes is not 0, and no byte is in the heap already.

@@ -64,6 +64,57 @@ static void denied_unless_granted(void)
 	ASSERT_PAGE_FAULT(live_run(&read_only, body_write, &counter), WRITE_DENIED, &counter);
 }
 
+static struct {
+	tag_t tag;
+	uint8_t *block;
+} before_fork;
+
+/* What was allocated in the tag of globals is not the child's, and its place becomes another tag's. */
+static int in_the_child(void)
+{
+	struct tag_statistics statistics;
+	tag_t tag = BOUNDARY_TAG(COUNTERS), other = tag_new();
+	uint8_t *block = smalloc(other, 1000), *again;
+	sthread_t st;
+	void *value;
+	sc_t sc;
+
+	if (tag != before_fork.tag || block != before_fork.block)
+		return 1; /* else this shows nothing */
+	block[0] = 0x66;
+	if (tag_statistics(tag, &statistics) != 0 || statistics.allocations || statistics.bytes_held > 16 * PAGE)
+		return 2;
+	sc_init(&sc);
+	sc_mem_add(&sc, tag, BOTH);
+	if (sthread_create(&st, &sc, body_read, &counter) != 0 || sthread_join(st, &value) != 0 ||
+	    (intptr_t)value != 21)
+		return 3;
+	if (sthread_create(&st, &sc, body_read, block) != 0 || sthread_join(st, &value) == 0)
+		return 4;
+	again = smalloc(tag, 1000);
+	if (!again || again == block || again[0] || block[0] != 0x66)
+		return 5;
+	return 0;
+}
+
+static void allocations_are_not_inherited(void)
+{
+	live_init();
+
+	int status = -1;
+
+	before_fork.tag = BOUNDARY_TAG(COUNTERS);
+	before_fork.block = smalloc(before_fork.tag, 1000);
+
+	pid_t child = fork();
+
+	if (child == 0)
+		_exit(in_the_child());
+	ASSERT_EQUAL(waitpid(child, &status, 0), child);
+	ASSERT_EQUAL(status, 0);
+	sfree(before_fork.block);
+}
+
 static void every_page_of_every_section(void)
 {
 	live_init();
@@ -302,6 +353,7 @@ static const struct harness_test tests[] = {
 	{ "the tag of globals is a tag that cannot be deleted", tag_functions, HARNESS_FORK },
 	{ "served calls reach tagged globals by the same rights", served_calls, HARNESS_FORK },
 	{ "a child has its own copy while an sthread goes on in the parent", children_have_copies, HARNESS_FORK },
+	{ "what was allocated beside tagged globals is not a child's", allocations_are_not_inherited, HARNESS_FORK },
 	{ "tagged globals are left out of core dumps, and inherited", not_dumped, HARNESS_FORK },
 };
 

@@ -292,8 +292,16 @@ static void children(void)
 	pid_t child = fork();
 
 	if (child == 0) {
-		free(block); /* the child has no tags */
-		_exit(malloc(10 * hide) == NULL && smalloc_off() == 0 && malloc(10 * hide) != NULL ? 0 : 1);
+		free(block); /* the child has no tags, and its switch is off */
+		errno = 0;
+		if (malloc(10 * hide) == NULL || smalloc_on(tag) != -1 || errno != EBADF || malloc(10 * hide) == NULL)
+			_exit(1);
+		/* It can have its own. */
+		tag = tag_new();
+		if (smalloc_on(tag) != 0 || kept(malloc(100 * hide)) == NULL || live() != 1)
+			_exit(2);
+		free(sink);
+		_exit(live() == 0 ? 0 : 3);
 	}
 	CU_ASSERT_EQUAL(waitpid(child, &status, 0), child);
 	CU_ASSERT_EQUAL(status, 0);

@@ -126,6 +126,22 @@ static void a_block_that_begins_well_is_enough(void)
 	tag_heap_delete(heap);
 }
 
+static void a_cleared_heap_is_as_new(void)
+{
+	struct tag_heap *heap = heap_of(4);
+	char *a = tag_heap_allocate(heap, 100);
+
+	tag_heap_clear(heap);
+	CU_ASSERT_EQUAL(tag_heap_asked(heap, a), 0);
+	CU_ASSERT_EQUAL(tag_heap_release(heap, a), -1);
+	CU_ASSERT_EQUAL(tag_heap_bytes_total(heap) + tag_heap_bytes_allocated(heap) + tag_heap_allocations(heap), 0);
+	CU_ASSERT_PTR_NULL(tag_heap_allocate(heap, 1));
+	CU_ASSERT_EQUAL(tag_heap_add_extent(heap, NOWHERE, PAGE), 0);
+	CU_ASSERT_PTR_EQUAL(tag_heap_allocate(heap, PAGE), NOWHERE);
+	CU_ASSERT_EQUAL(tag_heap_check(heap), 0);
+	tag_heap_delete(heap);
+}
+
 enum {
 	BLOCKS = 500,
 	GRANULES = 1024 * PAGE / 16
@@ -196,6 +212,7 @@ static const struct harness_test tests[] = {
 	{ "every alignment up to the largest is kept, and nothing is lost", alignments_are_kept },
 	{ "alignments that are no power of two or too large are refused", bad_alignments_are_refused },
 	{ "an aligned request is satisfied by a free block that begins well", a_block_that_begins_well_is_enough },
+	{ "a cleared heap knows nothing", a_cleared_heap_is_as_new },
 	{ "random resizing and alignment agree with a model", random_operations_agree_with_a_model },
 };
 
