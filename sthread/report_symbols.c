@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+#include "malloc_switch.h"
 #include "symboliser.h"
 
 /* Only in programs that link it; else it is loaded. */
@@ -160,8 +161,10 @@ void report_complete(struct report_capture *capture)
 	if (capture->completed)
 		return;
 	capture->completed = true;
+	malloc_switch_pause();
 	if (report->end != STHREAD_HOST_FAILURE)
 		find_frames(report, &capture->stack);
+	malloc_switch_resume();
 	if (report->touched == STHREAD_TOUCHED_SNAPSHOT && dl_iterate_phdr(is_in_object, &report->address))
 		report->touched = STHREAD_TOUCHED_GLOBAL;
 }
@@ -196,9 +199,12 @@ int sthread_symbol(uint64_t address, struct sthread_symbol *symbol)
 	}
 	if (!symbol)
 		return dune_fail(EINVAL, "no place for the symbol");
+	malloc_switch_pause();
 	const struct report_symboliser *using = get_symboliser();
 	memset(symbol, 0, sizeof *symbol);
-	if (using && using->symbol(address, symbol))
+	bool found = using && using->symbol(address, symbol);
+	malloc_switch_resume();
+	if (found)
 		return 0;
 	memset(symbol, 0, sizeof *symbol);
 	return find_exported(address, symbol) ? 0 : dune_fail(ENOENT, "no loaded file has this address");

@@ -228,9 +228,21 @@ static void *nothing(void *argument)
 	return argument;
 }
 
+static void *fault(void *argument)
+{
+	*(volatile char *)argument = 1;
+	return NULL;
+}
+
 static void *answer(void *argument, void *trusted)
 {
 	return argument ? trusted : NULL;
+}
+
+static void forget_report(const struct sthread_report *report, void *argument)
+{
+	(void)report;
+	(void)argument;
 }
 
 /* An sthread that may write to the tag must not find there what the supervisor keeps about it. */
@@ -242,6 +254,7 @@ static void the_supervisor_keeps_its_own(void)
 	sthread_t st[8];
 	struct sthread_info info;
 	struct sthread_statistics statistics;
+	struct sthread_symbol symbol;
 	int null = open("/dev/null", O_RDWR), directory = open("/usr", O_RDONLY | O_DIRECTORY);
 	void *value;
 
@@ -272,13 +285,19 @@ static void the_supervisor_keeps_its_own(void)
 			CU_ASSERT_EQUAL(sthread_join_info(st[i], &value, &info), 0);
 	}
 	CU_ASSERT_EQUAL(sthread_statistics(&statistics), 0);
+	/* The symboliser, too, which reads the program's files. */
+	CU_ASSERT_EQUAL(sthread_on_violation(forget_report, NULL), 0);
+	CU_ASSERT_EQUAL(sthread_create(&st[0], &copy, fault, smalloc(tag, 10)), 0);
+	CU_ASSERT_EQUAL(sthread_join(st[0], &value), -1);
+	CU_ASSERT_EQUAL(sthread_symbol((uint64_t)(uintptr_t)fault, &symbol), 0);
+	CU_ASSERT_EQUAL(live(), 1);
 	CU_ASSERT_EQUAL(cgate_destroy(gate), 0);
 	sc_destroy(&copy);
 	sc_destroy(&sc);
 	CU_ASSERT_EQUAL(tag_delete(other), 0);
-	CU_ASSERT_EQUAL(live(), 0);
-	sink = malloc(10 * hide);
 	CU_ASSERT_EQUAL(live(), 1);
+	sink = malloc(10 * hide);
+	CU_ASSERT_EQUAL(live(), 2);
 	CU_ASSERT_EQUAL(smalloc_off(), 0);
 }
 

@@ -319,7 +319,7 @@ static bool has_name(const struct dl_phdr_info *info, const char *begin)
 /* Notes where an object is, if it is one of those that never allocate in tags. */
 static int note_object(struct dl_phdr_info *info, size_t size, void *unused)
 {
-	static const char *const names[] = { "libdune.", "libsthread.", "libpthread", "libdw", "libelf" };
+	static const char *const names[] = { "libdune.", "libsthread", "libpthread", "libdw", "libelf" };
 	const uintptr_t inside[] = { (uintptr_t)gnu_get_libc_version, (uintptr_t)sthread_malloc_attach };
 	uintptr_t start = UINTPTR_MAX, end = 0;
 	(void)size;
