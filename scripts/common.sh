@@ -66,7 +66,7 @@ require_packages() {
 build_packages=(gcc make autoconf automake libtool pkg-config libc6-dev libelf-dev libdw-dev libssl-dev libevent-dev
 	"libllhttp-dev|libhttp-parser-dev")
 demo_packages=(openssl curl)
-test_packages=(libcunit1-dev)
+test_packages=(libcunit1-dev libsqlite3-dev zlib1g-dev locales tzdata)
 
 # logged LOG COMMAND...: runs a command quietly; if it fails, the end of its log is shown.
 logged() {

@@ -23,6 +23,11 @@ struct descriptor *descriptor_find(struct compartment *compartment, long number)
 	return NULL;
 }
 
+/* What was not granted as standard input, output or error never becomes it by chance: messages would go to files. */
+enum {
+	LOWEST_NEW = 3
+};
+
 /* Granted ones have their numbers, and are not refused. */
 static bool has_room(const struct compartment *compartment)
 {
@@ -44,7 +49,7 @@ int descriptor_add(struct compartment *compartment, struct open_file *file, int 
 		if (free->file)
 			continue;
 		if (number < 0)
-			for (number = 0; descriptor_find(compartment, number);)
+			for (number = LOWEST_NEW; descriptor_find(compartment, number);)
 				number++;
 		*free = (struct descriptor){ .file = file, .number = number, .prot = prot };
 		return number;

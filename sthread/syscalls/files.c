@@ -90,7 +90,7 @@ static long duplicate(struct call *call, long low, bool exactly)
 
 long serve_dup(struct call *call)
 {
-	return duplicate(call, 0, false);
+	return duplicate(call, STDERR_FILENO + 1, false);
 }
 
 long serve_dup2(struct call *call)
