@@ -30,6 +30,21 @@ static bool overlaps(const struct process_mapping *mapping, const void *start, s
 	return mapping->start < (uintptr_t)start + size && (uintptr_t)start < mapping->end;
 }
 
+/* Memory that other processes write to.  A file that is only read is data like that of a private mapping: glibc maps its
+ * tables of character sets so. */
+static bool is_shared_memory(const struct process_mapping *mapping)
+{
+	static const char *const names[] = { "/dev/", "/memfd:", "/SYSV" };
+	if (!mapping->shared)
+		return false;
+	if (mapping->write || mapping->kind != PROCESS_MAPPING_FILE)
+		return true;
+	for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+		if (!strncmp(mapping->path, names[i], strlen(names[i])))
+			return true;
+	return false;
+}
+
 /* The library's own arenas, handles of KVM, and whatever a compartment has no use for. */
 static bool is_left_out(const struct process_mapping *mapping, const struct process_map *map,
 			const struct dune_machine *machine)
@@ -39,7 +54,7 @@ static bool is_left_out(const struct process_mapping *mapping, const struct proc
 	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
 		if (overlaps(mapping, arenas[i]->host, arenas[i]->size))
 			return true;
-	return !mapping->read || mapping->shared || mapping->withheld || mapping->start < 0x10000 ||
+	return !mapping->read || is_shared_memory(mapping) || mapping->withheld || mapping->start < 0x10000 ||
 	       mapping->end > DUNE_USER_END - DUNE_PAGE_SIZE || overlaps(mapping, map->buffer, map->buffer_size) ||
 	       mapping->kind == PROCESS_MAPPING_VVAR || mapping->kind == PROCESS_MAPPING_VSYSCALL ||
 	       mapping->kind == PROCESS_MAPPING_OTHER_SPECIAL ||

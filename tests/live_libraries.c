@@ -175,6 +175,26 @@ static void locales(void)
 	end(&sc);
 }
 
+/* glibc maps its tables of character sets shared; memory that processes share is another matter. */
+static void shared_mappings(void)
+{
+	char name[] = "/tmp/sthread-test-XXXXXX";
+	int file = mkstemp(name), memory = memfd_create("memory", 0);
+	uint8_t *seen[4];
+
+	ASSERT_EQUAL(write(file, "f", 1) + write(memory, "m", 1), 2);
+	seen[0] = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+	seen[1] = mmap(NULL, 4096, PROT_READ, MAP_SHARED, memory, 0);
+	seen[2] = mmap(NULL, 4096, BOTH, MAP_SHARED, file, 0);
+	seen[3] = mmap(NULL, 4096, BOTH, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	live_init();
+	unlink(name);
+	ASSERT_RETURNED(live_run_bare(body_read, seen[0]), 'f');
+	ASSERT_PAGE_FAULT(live_run_bare(body_write, seen[0]), WRITE_DENIED, seen[0]);
+	for (int i = 1; i < 4; i++)
+		ASSERT_PAGE_FAULT(live_run_bare(body_read, seen[i]), READ_ABSENT, seen[i]);
+}
+
 /* ---- zlib -------------------------------------------------------------------------------------------------------- */
 
 #ifdef HAVE_ZLIB
@@ -442,6 +462,7 @@ static const struct harness_test tests[] = {
 	{ "stdio works on files beneath a granted directory", stdio, HARNESS_FORK },
 	{ "locales and time zones are those of the snapshot, or loaded from granted directories", locales, HARNESS_FORK,
 	  .seconds = 60 },
+	{ "a file mapped shared for reading is seen, shared memory is not", shared_mappings, HARNESS_FORK },
 	{ "zlib compresses memory and files", zlib, HARNESS_FORK },
 	{ "SQLite reads and writes a database, and its locks hold", sqlite, HARNESS_FORK, .seconds = 60 },
 	{ "libevent runs a loop with epoll, or with poll", libevent, HARNESS_FORK },
