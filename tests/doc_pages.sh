@@ -1,8 +1,8 @@
 # doc_pages.sh: every function that the libraries export for programs has a manual page, no page names another that is
-# not there, and no link of the documentation leads nowhere. Run in the build folder; srcdir is set by make.
+# not there, no link of the documentation leads nowhere, and every system call that is served is described. Run in the build folder; srcdir is set by make.
 set -u
 srcdir=${srcdir:-.}
-echo 1..3
+echo 1..4
 number=0 bad=0
 verdict() { # NAME PROBLEMS
 	number=$((number + 1))
@@ -50,4 +50,11 @@ problems=$(cd "$srcdir" && for page in README.md docs/*.md tests/lanes/README.md
 	done
 done)
 verdict 'links lead somewhere' "$problems"
+
+calls=$(sed -n 's/^\t\[SYS_\([a-z0-9_]*\)\].*/\1/p' "$srcdir/sthread/syscalls/table.c")
+[ "$(printf '%s\n' "$calls" | wc -l)" -gt 30 ] || echo "# the table of system calls was not understood"
+problems=$(for call in $calls; do
+	grep -q "\`$call\`" "$srcdir/docs/system-calls.md" || echo "$call is not in docs/system-calls.md"
+done)
+verdict 'every system call that is served is described' "$problems"
 exit $bad

@@ -85,16 +85,20 @@ enum {
 int sc_mem_add(sc_t *sc, tag_t tag, int prot);
 /* Grants the open file behind fd under the same number.  prot: PROT_READ to read from it, PROT_WRITE to write
  * to it.  The policy keeps a close-on-exec duplicate: closing or reusing fd in the process changes nothing.
- * read, write, readv, writev, lseek, fstat, fcntl(F_GETFL) and close on it need no sc_sys_add().
+ * Using it needs no sc_sys_add(): read and write, send and recv, lseek, fstat, poll, dup, close and the like.  Calls that
+ * change it for everybody who shares it do (ftruncate, shutdown, setsockopt); O_NONBLOCK is the sthread's own affair.
  * Errors: EBADF; EINVAL bad prot; ENOSPC; EMFILE. */
 int sc_fd_add(sc_t *sc, int fd, int prot);
-/* Grants files beneath the directory dirfd for open and openat (which sc_sys_add must allow as well).
+/* Grants files beneath the directory dirfd for calls on names of files: open, stat, access, readlink; with PROT_WRITE
+ * also mkdir, unlink, rename.  (sc_sys_add() must allow them as well.)
  * A relative path is looked up beneath the granted directories in the order of the grants, an absolute one
  * beneath the grant whose own path it starts with.  A path can never lead out of the directory (openat2 with
  * RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS); devices and files of proc and sysfs are refused.
  * prot: PROT_READ, PROT_WRITE or both.  Errors: EBADF; ENOTDIR; EINVAL; ENOSPC; EMFILE. */
 int sc_path_add(sc_t *sc, int dirfd, int prot);
-/* Grants a system call.  SYS_open and SYS_openat imply each other.  Errors: EINVAL not a system call number. */
+/* Grants a system call, and with it older and newer forms of the same call (SYS_open and SYS_openat; SYS_stat, SYS_lstat,
+ * SYS_newfstatat and SYS_statx; and so on).  docs/system-calls.md says which calls there are and which want this.
+ * Errors: EINVAL not a system call number. */
 int sc_sys_add(sc_t *sc, int sysno);
 /*
  * Conditions on the arguments of system calls, 10 in a policy.  They restrict and grant nothing: a call that is made
