@@ -9,6 +9,7 @@
 
 #include "gate.h"
 #include "kvm/direct.h"
+#include "unisolated.h"
 
 bool supervisor_gate_exists(cgate_t gate)
 {
@@ -50,8 +51,7 @@ static int check_create(cgate_fn entry, unsigned instances, unsigned flags)
 {
 	if (supervisor_enter() != 0)
 		return -1;
-	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, (uint64_t)entry);
-	if (!text || !text->execute)
+	if (!supervisor_has_text((uint64_t)entry))
 		return dune_fail(EINVAL, "the entry was not loaded when sthread_init() was called");
 	if (!instances || instances > CGATE_INSTANCES_MAX || flags & ~(unsigned)CGATE_FRESH)
 		return dune_fail(EINVAL, "a gate has 1 to %d instances, and no flag but CGATE_FRESH",
@@ -355,6 +355,8 @@ static int call_from_host(cgate_t handle, uint64_t argument, uint64_t *result, c
 
 int cgate_call(cgate_t gate, void *arg, void **ret)
 {
+	if (supervisor.unisolated)
+		return unisolated_cgate_call(gate, arg, ret);
 	if (supervisor_inside())
 		return supervisor_answer(
 			supervisor_service_yielding(SERVICE_GATE, (uint64_t)gate, (uint64_t)arg, (uint64_t)ret, 0, 0));
@@ -371,6 +373,8 @@ int cgate_call(cgate_t gate, void *arg, void **ret)
 
 int cgate_call_buf(cgate_t gate, const void *in, size_t inlen, void *out, size_t *outlen)
 {
+	if (supervisor.unisolated)
+		return unisolated_cgate_call_buf(gate, in, inlen, out, outlen);
 	if (supervisor_inside())
 		return supervisor_answer(supervisor_service_yielding(SERVICE_GATE_BUFFER, (uint64_t)gate, (uint64_t)in,
 								     inlen, (uint64_t)out, (uint64_t)outlen));

@@ -167,3 +167,9 @@ int sthread_policy_statistics(const char *name, struct sthread_policy_statistics
 	supervisor_unlock();
 	return account ? 0 : dune_fail(ENOENT, "no policy has this name");
 }
+
+void accounts_forget(void)
+{
+	for (unsigned i = 0; i < account_count; i++)
+		memset(&accounts[i].sums, 0, sizeof accounts[i].sums);
+}

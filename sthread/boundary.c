@@ -102,11 +102,13 @@ static int open_section(struct section *section)
 			"tagged globals (%s) are not whole pages: put nothing into section sthread_boundary_%s but "
 			"by BOUNDARY_VAR()",
 			section->name, section->name);
-	if (!section->replaced && replace(section) != 0)
-		return -1;
-	section->replaced = true;
-	if (!(section->physical = dune_range_add(supervisor.machine, section->start, section->size)))
-		return -1;
+	if (!supervisor.unisolated) {
+		if (!section->replaced && replace(section) != 0)
+			return -1;
+		section->replaced = true;
+		if (!(section->physical = dune_range_add(supervisor.machine, section->start, section->size)))
+			return -1;
+	}
 	section->tag = tag_new_of(&(struct tag_extent){
 		.address = (uintptr_t)section->start, .physical = section->physical, .size = section->size });
 	section->opened = section->tag >= 0;
@@ -149,7 +151,7 @@ tag_t boundary_at(uint64_t address, uint64_t *physical)
 tag_t sthread_boundary_tag(void *start)
 {
 	/* Inside, the snapshot's copy of the table says it. */
-	if (!supervisor_inside() && supervisor_enter() != 0)
+	if (!supervisor_inside() && !supervisor.unisolated && supervisor_enter() != 0)
 		return -1;
 	const struct section *section = find(start);
 	if (section && section->opened)

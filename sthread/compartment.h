@@ -150,6 +150,10 @@ struct sthread {
 	struct sthread *below; /* and the other way round */
 	uint64_t above_since;  /* when it began to wait, by slice_clock() */
 	struct report_capture *report; /* of its end; NULL: none */
+	/* STHREAD_ISOLATION=off (unisolated.h) */
+	pthread_t thread;
+	stcb_t body;
+	void *argument;
 };
 
 /* The compartment that runs when the sthread does: its own, or the innermost gate's. */

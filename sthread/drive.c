@@ -8,6 +8,7 @@
 #include "nested.h"
 #include "report.h"
 #include "slice.h"
+#include "unisolated.h"
 #include "tag.h"
 
 enum {
@@ -231,6 +232,10 @@ static enum outcome handle(struct sthread *sthread, struct compartment *compartm
 
 static void drive(struct sthread *sthread)
 {
+	if (supervisor.unisolated) {
+		unisolated_drive(sthread);
+		return;
+	}
 	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
 	uint64_t began = slice_clock();
 	sthread->state = STHREAD_RUNNABLE;

@@ -12,7 +12,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "supervisor.h"
+#include "unisolated.h"
+
+/* Addresses that the snapshot has in it: a child's machine must have the same ones. */
+static uint64_t service, enter;
 
 static int make_mark(void)
 {
@@ -50,15 +53,21 @@ static void in_child(void)
 	pthread_cond_init(&supervisor.changed, NULL);
 	supervisor.process = getpid();
 	supervisor_random_forget();
-	if (!supervisor.ready)
+	if (!supervisor.ready && !supervisor.unisolated)
 		return;
+	if (supervisor.ready) {
+		service = supervisor.machine->trampoline_service;
+		enter = supervisor.machine->trampoline_enter;
+		supervisor.forked = true;
+	}
 	supervisor.ready = false;
-	supervisor.forked = true;
 	sthreads_forget();
 	gates_forget();
 	templates_forget();
 	address_spaces_forget();
 	tags_forget();
+	unisolated_tags_forget();
+	accounts_forget();
 	memset(&supervisor.statistics, 0, sizeof supervisor.statistics);
 }
 
@@ -85,10 +94,8 @@ static int begin_instances(void)
 
 static int rebuild(void)
 {
-	uint64_t service = supervisor.machine->trampoline_service, enter = supervisor.machine->trampoline_enter;
 	if (!dune_machine_get() || !dune_vcpu_get(supervisor.machine))
 		return -1;
-	/* The snapshot has these addresses in it. */
 	if (service != supervisor.machine->trampoline_service || enter != supervisor.machine->trampoline_enter)
 		return dune_fail(ENOTSUP, "this host's KVM is not the one of sthread_init()");
 	if (dune_arena_back(supervisor.machine, &supervisor.machine->image, supervisor.snapshot.image_used) != 0 ||

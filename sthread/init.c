@@ -14,6 +14,7 @@
 #include "process_map.h"
 #include "scrub.h"
 #include "supervisor.h"
+#include "unisolated.h"
 
 struct supervisor supervisor = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
@@ -63,9 +64,17 @@ int supervisor_enter(void)
 		return 0;
 	if (supervisor.ready)
 		return dune_fail(EPERM, "sthreads cannot be used in a child that was not made by fork()");
+	if (supervisor.unisolated)
+		return unisolated_enter();
 	if (supervisor.forked)
 		return supervisor_rebuild();
 	return dune_fail(EPERM, "sthread_init() has not been called, or has failed");
+}
+
+bool supervisor_has_text(uint64_t address)
+{
+	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, address);
+	return supervisor.unisolated || (text && text->execute);
 }
 
 /* ---- services -------------------------------------------------------------------------------------- */
@@ -198,8 +207,23 @@ static void leave_heap_room(void)
 		free(blocks[i - 1]);
 }
 
+static int start_unisolated(void)
+{
+	supervisor.process = getpid();
+	supervisor.unisolated = true;
+	if (supervisor_watch_forks() != 0 || boundaries_open() != 0) {
+		supervisor.unisolated = false;
+		return -1;
+	}
+	unisolated_start();
+	return 0;
+}
+
 static int start(void)
 {
+	int off = unisolated_wanted();
+	if (off)
+		return off < 0 ? -1 : start_unisolated();
 	int threads = process_thread_count();
 	if (threads < 0)
 		return dune_fail(errno, "cannot count the threads of the process: %s", strerror(errno));
@@ -238,7 +262,7 @@ int sthread_init(void)
 		return -1;
 	}
 	supervisor_lock();
-	int result = supervisor.ready || supervisor.forked ? 0 : start();
+	int result = supervisor.ready || supervisor.forked || supervisor.unisolated ? 0 : start();
 	supervisor_unlock();
 	return result == 0 ? supervisor_enter() : result;
 }

@@ -9,6 +9,7 @@
 #include "nested.h"
 #include "report.h"
 #include "slice.h"
+#include "unisolated.h"
 
 /* The process's own: those of gates belong to them alone. */
 static struct sthread *find(sthread_t handle)
@@ -52,17 +53,19 @@ static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *a
 		return dune_fail(ENOMEM, "out of memory");
 	if (!policy_gates_exist(policy)) {
 		dune_fail(EBADF, "the policy names a gate that is gone");
-	} else if (!dune_vcpu_get(supervisor.machine)) {
+	} else if (!supervisor.unisolated && !dune_vcpu_get(supervisor.machine)) {
 		dune_fail(EAGAIN, "no virtual CPU for this thread");
 	} else if ((sthread->handle = handle_new(&supervisor.sthreads, sthread)) < 0) {
 		dune_fail(errno == ENFILE ? EAGAIN : ENOMEM, errno == ENFILE ? "too many sthreads" : "out of memory");
-	} else if (compartment_begin(&sthread->own, policy, (uint64_t)cb) != 0) {
+	} else if ((sthread->freeze = freeze, supervisor.unisolated) ?
+			   unisolated_begin(sthread, policy, cb, arg) != 0 :
+			   compartment_begin(&sthread->own, policy, (uint64_t)cb) != 0) {
 		int error = errno;
 		handle_end(&supervisor.sthreads, sthread->handle);
 		errno = error;
 	} else {
-		compartment_call(&sthread->own, (uint64_t)cb, (uint64_t)arg, 0, policy_writes_files(policy));
-		sthread->freeze = freeze;
+		if (!supervisor.unisolated)
+			compartment_call(&sthread->own, (uint64_t)cb, (uint64_t)arg, 0, policy_writes_files(policy));
 		*st = sthread->handle;
 		drive(sthread);
 		return 0;
@@ -77,8 +80,7 @@ static int check_create(const sthread_t *st, stcb_t cb)
 		return -1;
 	if (!st || !cb)
 		return dune_fail(EINVAL, "sthread_create() wants a place for the handle and a body");
-	const struct snapshot_region *text = snapshot_find(&supervisor.snapshot, (uint64_t)cb);
-	if (!text || !text->execute)
+	if (!supervisor_has_text((uint64_t)cb))
 		return dune_fail(EINVAL, "the body was not loaded when sthread_init() was called");
 	return 0;
 }
@@ -189,7 +191,9 @@ int sthread_kill(sthread_t st)
 	struct sthread *sthread = find(st);
 	if (sthread && sthread->state != STHREAD_ENDED) {
 		sthread->killed = true;
-		if (sthread->busy) {
+		if (sthread->busy && supervisor.unisolated) {
+			unisolated_kill(sthread);
+		} else if (sthread->busy) {
 			/* The thread that drives it ends it: it runs, it waits in poll(), or it waits for a gate. */
 			pthread_kill(sthread->driver, dune_kick_signal());
 			gate_stop_waiting(sthread);
@@ -247,6 +251,8 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 	handle_end(&supervisor.sthreads, st);
 	report_drop(sthread->report);
 	supervisor_unlock();
+	if (supervisor.unisolated)
+		unisolated_join(sthread);
 	free(sthread);
 	return returned ? 0 : dune_fail(ECANCELED, "the sthread did not return");
 }
@@ -258,6 +264,8 @@ int sthread_join(sthread_t st, void **ret)
 
 int sthread_park(void)
 {
+	if (supervisor.unisolated)
+		return unisolated_park();
 	if (!supervisor_inside())
 		return dune_fail(EPERM, "sthread_park() is for sthreads");
 	return supervisor_answer(supervisor_service_yielding(SERVICE_PARK, 0, 0, 0, 0, 0));
@@ -272,9 +280,12 @@ int sthread_statistics(struct sthread_statistics *statistics)
 	supervisor_lock();
 	*statistics = supervisor.statistics;
 	statistics->exits = dune_exits_total() - supervisor.exits_before;
-	statistics->frames_used = supervisor.machine->frames_used / DUNE_PAGE_SIZE - supervisor.machine->free_count;
+	if (supervisor.machine) {
+		statistics->frames_used =
+			supervisor.machine->frames_used / DUNE_PAGE_SIZE - supervisor.machine->free_count;
+		statistics->table_pages = supervisor.machine->tables.used / DUNE_PAGE_SIZE;
+	}
 	statistics->snapshot_pages = supervisor.snapshot.pages;
-	statistics->table_pages = supervisor.machine->tables.used / DUNE_PAGE_SIZE;
 	supervisor_unlock();
 	return 0;
 }

@@ -56,6 +56,7 @@ struct supervisor {
 	bool ready;
 	bool forked;            /* a child of a process that was ready: the first use rebuilds (fork.c) */
 	volatile uint8_t *here; /* not 0 in the process that is ready; wiped in its children, however they are made */
+	bool unisolated;        /* STHREAD_ISOLATION=off: then there is no machine, and ready stays false (unisolated.h) */
 	struct dune_machine *machine;
 	struct snapshot snapshot;
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
@@ -78,6 +79,8 @@ bool supervisor_inside_gate(void);
 /* Entry check of public functions: 0 in host mode after sthread_init(), else -1 with EPERM.  In the child of a fork the
  * first call makes the child's own machine; then also the errors of that.  Preconditions: the lock is not held. */
 int supervisor_enter(void);
+/* Whether compartments can run code at this address. */
+bool supervisor_has_text(uint64_t address);
 /* Inside a compartment: asks the supervisor.  Returns its answer; negative values are errors. */
 long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e);
 /* The same for calls during which others use the virtual CPU: vector registers are lost, control words kept. */
@@ -104,6 +107,7 @@ void sthreads_forget(void);
 void gates_forget(void);
 void tags_forget(void);
 void templates_forget(void);
+void accounts_forget(void);
 void address_spaces_forget(void);
 
 /* Fills buffer with fresh random bytes from the kernel.  Errors: those of getrandom(2). */

@@ -9,6 +9,7 @@
 #include "address_space.h"
 #include "malloc_switch.h"
 #include "tag_heap.h"
+#include "unisolated.h"
 
 enum {
 	EXTENT_MIN = 64 << 10, /* bytes */
@@ -201,6 +202,7 @@ int tag_delete(tag_t handle)
 		dune_fail(EBUSY, "the tag of globals lasts as long as they do");
 	} else {
 		tag->dying = true;
+		unisolated_tag_free(handle);
 		result = address_spaces_revoke(tag);
 		for (unsigned i = 0; result == 0 && i < tag->extent_count; i++)
 			tag_memory_give_back(&tag->extents[i]); /* after a failure the memory is never used again */
@@ -236,6 +238,8 @@ int tag_statistics(tag_t handle, struct tag_statistics *statistics)
 						       .bytes_held = tag->size,
 						       .allocations = tag_heap_allocations(tag->heap),
 						       .quota = tag->quota == UINT64_MAX ? 0 : (size_t)tag->quota };
+	if (tag && supervisor.unisolated)
+		unisolated_tag_count(handle, &statistics->bytes_allocated, &statistics->allocations);
 	supervisor_unlock();
 	return tag ? 0 : dune_fail(EBADF, "no such tag");
 }
@@ -262,6 +266,8 @@ static void *answered(long answer)
 
 void *smemalign(tag_t tag, size_t alignment, size_t size)
 {
+	if (supervisor.unisolated)
+		return unisolated_smemalign(tag, alignment, size);
 	if (supervisor_inside())
 		return answered(supervisor_service(SERVICE_ALLOCATE, (uint64_t)tag, size, alignment, 0, 0));
 	if (supervisor_enter() != 0)
@@ -280,6 +286,8 @@ void *smalloc(tag_t tag, size_t size)
 
 void *srealloc(void *pointer, size_t size)
 {
+	if (supervisor.unisolated)
+		return unisolated_srealloc(pointer, size);
 	if (supervisor_inside())
 		return answered(supervisor_service(SERVICE_REALLOCATE, (uint64_t)pointer, size, 0, 0, 0));
 	if (supervisor_enter() != 0)
@@ -294,6 +302,10 @@ void sfree(void *pointer)
 {
 	if (!pointer)
 		return;
+	if (supervisor.unisolated) {
+		unisolated_sfree(pointer);
+		return;
+	}
 	if (supervisor_inside()) {
 		supervisor_answer(supervisor_service(SERVICE_FREE, (uint64_t)pointer, 0, 0, 0, 0));
 		return;

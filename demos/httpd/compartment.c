@@ -20,7 +20,7 @@ static int direct_gate_count;
 int compartments_init(enum isolation isolation)
 {
 	mode = isolation;
-	if (isolation == ISOLATION_STHREAD && sthread_init() != 0) {
+	if (isolation == ISOLATION_STHREAD && (sthread_require_isolation() != 0 || sthread_init() != 0)) {
 		mode = ISOLATION_NONE;
 		return -1;
 	}

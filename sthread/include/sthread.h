@@ -6,7 +6,7 @@
  * descriptors and system calls.  What it may touch is named by a policy (sc_t).
  *
  * Conventions.  Every function returns 0 or -1 (pointers: NULL) and sets errno; libraries never print
- * and never exit.  sthread_error() gives the sentence behind the last failure of the calling thread.
+ * (but one line, if the environment says STHREAD_ISOLATION=off) and never exit.  sthread_error() gives the sentence behind the last failure of the calling thread.
  * All calls are thread-safe; one sc_t and one handle are driven by one thread at a time (EBUSY).
  * Inside an sthread only sthread_park(), cgate_call(), cgate_call_buf(), smalloc(), smemalign(), srealloc() and
  * sfree(), smalloc_on(), smalloc_off() and BOUNDARY_TAG() work; every other call of this header fails there with EPERM.
@@ -56,6 +56,18 @@ typedef struct sc {
  * lacks what is needed; ENOMEM.  sthread_error() names cause and cure.
  */
 int sthread_init(void) STHREAD_CHECKED;
+
+enum sthread_isolation {
+	STHREAD_ISOLATION_NOT_STARTED, /* sthread_init() has not been called, or has failed */
+	STHREAD_ISOLATION_KVM,         /* sthreads are isolated */
+	STHREAD_ISOLATION_OFF,         /* the environment said STHREAD_ISOLATION=off: nothing is isolated */
+};
+/* What keeps sthreads apart.  Called from: anywhere. */
+enum sthread_isolation sthread_isolation(void);
+/* Makes sthread_init() fail with EPERM, instead of obeying, if the environment says STHREAD_ISOLATION=off: for programs
+ * that hold real secrets.  Call it before sthread_init(); a set-user-ID program needs no such call.
+ * Errors: EPERM isolation is off already, or inside an sthread. */
+int sthread_require_isolation(void) STHREAD_CHECKED;
 
 /* The one-sentence reason of the calling thread's last failure in this library; never NULL, owned by the
  * library, valid until the thread's next failing call.  Called from: host mode. */
