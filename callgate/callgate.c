@@ -400,6 +400,8 @@ int cgate_call_buf(cgate_t gate, const void *in, size_t inlen, void *out, size_t
 static bool forget(void *object)
 {
 	struct gate *gate = object;
+	gate->direct = NULL;
+	gate->lent = NULL;
 	for (unsigned i = 0; i < gate->instances; i++) {
 		gate->instance[i].compartment.space = NULL; /* not there any more */
 		gate->instance[i].sthreads = NULL;          /* forgotten with all others */

@@ -295,6 +295,7 @@ static bool forget(void *object)
 	struct sthread *sthread = object;
 	if (sthread->state != STHREAD_ENDED)
 		compartment_forget(&sthread->own);
+	report_drop(sthread->report);
 	free(sthread);
 	return true;
 }
