@@ -85,7 +85,8 @@ static void alignments_are_kept(void)
 
 	for (size_t alignment = 1; alignment <= TAG_HEAP_ALIGNMENT_MAX; alignment *= 2)
 		for (size_t size = 1; size < 100000; size = size * 5 + 3) {
-			char *spoil = tag_heap_allocate(heap, 16), *p = tag_heap_allocate_aligned(heap, alignment, size);
+			char *spoil = tag_heap_allocate(heap, 16),
+			     *p = tag_heap_allocate_aligned(heap, alignment, size);
 
 			CU_ASSERT_PTR_NOT_NULL(p);
 			CU_ASSERT_EQUAL((uintptr_t)p % alignment, 0);
