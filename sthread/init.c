@@ -215,6 +215,7 @@ static int start_unisolated(void)
 		supervisor.unisolated = false;
 		return -1;
 	}
+	malloc_switch_open();
 	unisolated_start();
 	return 0;
 }

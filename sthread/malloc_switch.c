@@ -7,6 +7,7 @@
 #include "malloc/switch.h"
 #include "supervisor.h"
 #include "tag.h"
+#include "unisolated.h"
 
 static const struct malloc_switch *offered; /* NULL: libsthread-malloc is not loaded */
 
@@ -17,7 +18,8 @@ static size_t size_of(const void *pointer)
 		return answer > 0 ? (size_t)answer : 0;
 	}
 	supervisor_lock();
-	size_t size = tag_size_of(tag_at((uint64_t)pointer), pointer);
+	size_t size =
+		supervisor.unisolated ? unisolated_size_of(pointer) : tag_size_of(tag_at((uint64_t)pointer), pointer);
 	supervisor_unlock();
 	return size;
 }
@@ -30,8 +32,17 @@ const struct malloc_support *sthread_malloc_attach(const struct malloc_switch *f
 	return &support;
 }
 
+static bool owns(const void *pointer)
+{
+	return size_of(pointer) != 0;
+}
+
 void malloc_switch_open(void)
 {
+	if (supervisor.unisolated) {
+		support.owns = owns;
+		return;
+	}
 	support.tags = (uintptr_t)supervisor.machine->tags.host;
 	support.tags_size = supervisor.machine->tags.size;
 }

@@ -36,6 +36,8 @@ int unisolated_cgate_call_buf(cgate_t gate, const void *in, size_t inlen, void *
 void *unisolated_smemalign(tag_t tag, size_t alignment, size_t size);
 void *unisolated_srealloc(void *pointer, size_t size);
 void unisolated_sfree(void *pointer);
+/* The bytes of a live allocation; 0 if it is none.  Caller holds the lock. */
+size_t unisolated_size_of(const void *pointer);
 
 /* Whether what the calling thread is in may allocate in a tag.  Caller holds the lock. */
 bool unisolated_may_write(tag_t tag);

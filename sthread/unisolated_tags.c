@@ -105,6 +105,12 @@ static bool within_quota(const struct tag *tag, size_t more)
 	return bytes <= tag->quota && more <= tag->quota - bytes;
 }
 
+size_t unisolated_size_of(const void *pointer)
+{
+	const struct block *block = find((void *)(uintptr_t)pointer);
+	return block ? block->size : 0;
+}
+
 void *unisolated_smemalign(tag_t handle, size_t alignment, size_t size)
 {
 	int error = 0;

@@ -482,7 +482,7 @@ static void books_survive_garbage(void)
 	for (double until = live_seconds() + 10 * harness_time_scale();
 	     !filler.garbage->rounds && live_seconds() < until;)
 		usleep(1000);
-	for (unsigned step = 0; step < OPERATIONS; step++) {
+	for (unsigned step = 0; step < OPERATIONS || (filler.garbage->rounds < 2 && step < 1000 * OPERATIONS); step++) {
 		unsigned i = (unsigned)rand_r(&seed) % LIVE;
 
 		if (live[i].at) {

@@ -503,7 +503,7 @@ static void scrubbed(void)
 
 /* ---- without being linked with it -------------------------------------------------------------------------------------- */
 
-static int run_unlinked(const char *preload)
+static int run_unlinked(const char *preload, bool isolated)
 {
 	char path[PATH_MAX + 64], library[2 * PATH_MAX];
 	ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
@@ -520,6 +520,8 @@ static int run_unlinked(const char *preload)
 	if (child == 0) {
 		if (preload)
 			setenv("LD_PRELOAD", library, 1);
+		if (!isolated)
+			setenv("STHREAD_ISOLATION", "off", 1);
 		execl(path, path, (char *)NULL);
 		_exit(99);
 	}
@@ -529,12 +531,17 @@ static int run_unlinked(const char *preload)
 
 static void preloaded(void)
 {
-	CU_ASSERT_EQUAL(run_unlinked("libsthread-malloc.so.0"), 0);
+	CU_ASSERT_EQUAL(run_unlinked("libsthread-malloc.so.0", true), 0);
+}
+
+static void without_isolation(void)
+{
+	CU_ASSERT_EQUAL(run_unlinked("libsthread-malloc.so.0", false), 0);
 }
 
 static void not_loaded(void)
 {
-	CU_ASSERT_EQUAL(run_unlinked(NULL), 38); /* ENOSYS */
+	CU_ASSERT_EQUAL(run_unlinked(NULL, true), 38); /* ENOSYS */
 }
 
 static const struct harness_test tests[] = {
@@ -550,6 +557,7 @@ static const struct harness_test tests[] = {
 	{ "threads that switch on and off lose nothing", many_threads, HARNESS_FORK, .seconds = 60 },
 	{ "freed heap memory is scrubbed with the library too", scrubbed, HARNESS_FORK },
 	{ "preloading it is enough", preloaded, HARNESS_FORK },
+	{ "blocks are known where tags are not isolated", without_isolation, HARNESS_FORK },
 	{ "without it smalloc_on() fails with ENOSYS", not_loaded, HARNESS_FORK },
 };
 

@@ -125,7 +125,9 @@ static tag_t tag_for(uintptr_t caller)
 
 static bool in_tag(const void *pointer)
 {
-	return (uintptr_t)pointer - support->tags < support->tags_size;
+	if ((uintptr_t)pointer - support->tags < support->tags_size)
+		return true;
+	return support->owns && pointer && !paused && support->owns(pointer); /* paused: the supervisor's own calls */
 }
 
 /* The interface of malloc() has one error. */

@@ -4,6 +4,8 @@
 #ifndef STHREAD_MALLOC_SWITCH_H
 #define STHREAD_MALLOC_SWITCH_H
 
+#include <stdbool.h>
+
 #include "sthread.h"
 
 /* What libsthread-malloc offers. */
@@ -19,6 +21,8 @@ struct malloc_support {
 	uintptr_t
 		tags; /* where tags allocate: a pointer in these bytes is one of theirs; nowhere before sthread_init() */
 	size_t tags_size;
+	/* Not NULL where tags are not isolated and allocate anywhere: whether this is a live allocation in one. */
+	bool (*owns)(const void *pointer);
 	size_t (*size)(const void *pointer); /* the bytes of a live allocation in a tag; 0 if it is none */
 };
 
