@@ -5,7 +5,7 @@
 #   (gdb) sthread backtrace HANDLE   where a stopped one is
 #
 # They read the supervisor's structures, so libsthread and libdune need their debugging information; they call no
-# function of the process and change nothing.  Not for core dumps: those leave the memory of sthreads out.
+# function of the process and change nothing.  Core dumps leave the memory of sthreads out: there only the list works.
 import struct
 
 import gdb
@@ -192,7 +192,10 @@ class SthreadBacktrace(gdb.Command):
         memory = Memory(space)
         print("#0  %#x  %s" % (int(registers["rip"]), symbol(int(registers["rip"]))))
         text = list(regions())
-        stack = memory.read(int(registers["rsp"]) & ~7, STACK_READ)
+        try:
+            stack = memory.read(int(registers["rsp"]) & ~7, STACK_READ)
+        except gdb.MemoryError:
+            raise gdb.GdbError("the memory of sthreads is not here: core dumps leave it out")
         shown = 1
         for (address,) in struct.iter_unpack("<Q", stack[: len(stack) & ~7]):
             if shown == FRAMES_MAX:
