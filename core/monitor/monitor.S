@@ -89,6 +89,8 @@ dune_monitor_syscall:
  */
 	.balign 16
 dune_monitor_direct_call:
+	testl	%edi, %edi			/* no gate has it; an empty entry of the table below does */
+	jz	3f
 	movzbl	%dil, %eax
 	leaq	dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_DIRECT(%rip), %rbx
 	cmpl	%edi, (%rbx, %rax, 8)
