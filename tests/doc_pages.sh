@@ -1,8 +1,9 @@
 # doc_pages.sh: every function that the libraries export for programs has a manual page, no page names another that is
-# not there, no link of the documentation leads nowhere, and every system call that is served is described. Run in the build folder; srcdir is set by make.
+# not there, no link of the documentation leads nowhere, every system call that is served is described, and nothing undeclared
+# is exported. Run in the build folder; srcdir is set by make.
 set -u
 srcdir=${srcdir:-.}
-echo 1..4
+echo 1..5
 number=0 bad=0
 verdict() { # NAME PROBLEMS
 	number=$((number + 1))
@@ -57,4 +58,8 @@ problems=$(for call in $calls; do
 	grep -q "\`$call\`" "$srcdir/docs/system-calls.md" || echo "$call is not in docs/system-calls.md"
 done)
 verdict 'every system call that is served is described' "$problems"
+declared=$(sed -n 's/^[a-z].*[ *]\([a-z][a-z_0-9]*\)(.*/\1/p' "$srcdir/sthread/include/sthread.h" "$srcdir/callgate/callgate.h" | sort -u)
+exported=$(nm -D --defined-only .libs/libsthread.so | sed -n 's/.* \([^ ]*\)@@STHREAD_[0-9].*/\1/p' | sort -u)
+problems=$(diff <(printf '%s\n' "$declared") <(printf '%s\n' "$exported") | sed -n 's/^< \(.*\)/\1 is not exported/p;s/^> \(.*\)/\1 is exported and not declared/p')
+verdict 'the library exports what its headers declare, and nothing else' "$problems"
 exit $bad
