@@ -45,8 +45,9 @@ struct side {
 	uint64_t selectors; /* not 0: what to load into DS, ES, FS, GS */
 	uint64_t seen[16];  /* general registers as the gate begins, or as the caller goes on */
 	uint64_t seen_flags;
-	uint16_t seen_selectors[4];                        /* DS, ES, FS, GS */
-	uint64_t seen_canary;                              /* the word at FS:0x28 */
+	uint16_t seen_selectors[4]; /* DS, ES, FS, GS */
+	uint64_t seen_canary;       /* the word at FS:0x28 */
+	uint64_t result;
 	uint8_t vectors[512] __attribute__((aligned(64))); /* FXSAVE */
 } __attribute__((aligned(64)));
 _Static_assert(offsetof(struct side, flags) == 128 && offsetof(struct side, selectors) == 136, "assembly");
@@ -92,10 +93,10 @@ __asm__(".text\n"
 	"	syscall\n"
 	"	ud2\n"
 	".endm\n"
-	/* Stack at SYSCALL: where it goes on, where the result goes (nowhere), the side. */
+	/* Stack at SYSCALL: where it goes on, where the result goes, the side. */
 	"raw_call:\n"
 	"	pushq %rbx; pushq %rbp; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
-	"	pushq %rdi; pushq $0; leaq 3f(%rip), %rax; pushq %rax\n"
+	"	pushq %rdi; pushq 24(%rdi); leaq 3f(%rip), %rax; pushq %rax\n"
 	"	act\n"
 	"3:	movq 8(%rsp), %rcx\n"
 	"	see %rcx\n"
@@ -152,6 +153,7 @@ static void fill(struct side *side, uint64_t number, uint64_t seed)
 	for (int i = 0; i < 16; i++)
 		side->load[i] = (0x1111111111111111 * (uint64_t)(i + 1)) ^ seed;
 	side->load[RAX] = number;
+	side->load[RDX] = (uint64_t)&side->result;
 	side->load[RSP] = 0;
 }
 
@@ -214,7 +216,7 @@ static void clean_registers(void)
 		ASSERT_EQUAL(gate_side->seen[RSI], gate_side);
 		ASSERT_EQUAL(gate_side->seen[RSP], live_window() + SPACE_STACK_TOP - 8);
 		check_clean(caller, resumes, "a caller");
-		ASSERT_EQUAL(caller->seen[RDI], gate_side->load[RDI]);
+		ASSERT_EQUAL(caller->result, gate_side->load[RDI]);
 		/* Each has its own thread-local storage. */
 		CU_ASSERT(caller->seen_canary != gate_side->seen_canary);
 		ASSERT_EQUAL(caller->seen_canary & 0xff, 0);
@@ -430,7 +432,7 @@ static void check_others(const sc_t *sc, cgate_t gate)
 	caller->flags = 0x202;
 	caller->selectors = 0;
 	ASSERT_RETURNED(live_run(sc, raw_call, caller), 1);
-	ASSERT_EQUAL(caller->seen[RDI], gate_side->load[RDI]);
+	ASSERT_EQUAL(caller->result, gate_side->load[RDI]);
 }
 
 static void check_round(const struct life *life, cgate_t gate, unsigned round)
