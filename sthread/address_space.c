@@ -252,6 +252,7 @@ int address_space_begin(struct address_space *space, uint64_t instance)
 	space->life->instance = instance;
 	space->life->process_id = supervisor_process_id(instance);
 	space->life->is_gate = 0;
+	space->life->clock_multiplier = 0; /* until it is told the time */
 	dune_context_start(&space->context, instance, space->context.root);
 	space->context.fs_base = supervisor.snapshot.thread_pointer;
 	space->lives++;

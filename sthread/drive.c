@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "budget.h"
+#include "kvm/clock.h"
 #include "nested.h"
 #include "report.h"
 #include "slice.h"
@@ -23,9 +24,8 @@ static uint64_t run(struct sthread *sthread, struct compartment *compartment, st
 	uint64_t exits = vcpu->exits;
 	while (space->revoking)
 		pthread_cond_wait(&supervisor.changed, &supervisor.lock);
-	struct timespec time;
-	clock_gettime(CLOCK_REALTIME_COARSE, &time);
-	space->life->seconds = time.tv_sec;
+	/* Gates may be entered without the supervisor, and have no clocks of their own. */
+	dune_clock_publish(vcpu, space->life, !space->life->is_gate);
 	space->running_on = vcpu;
 	space->context.direct_calls = gate_direct_allowed(sthread, compartment);
 	supervisor_unlock();

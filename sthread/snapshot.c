@@ -211,8 +211,11 @@ static int take_special(struct snapshot *snapshot, struct dune_machine *machine,
 	if (picture == MAP_FAILED)
 		return -1;
 	struct snapshot_region *region = NULL;
+	const struct vdso_routines routines = { .time = machine->trampoline_time,
+						.clock_gettime = machine->trampoline_clock,
+						.gettimeofday = machine->trampoline_day };
 	int result = stack ? environment_make_picture(start, mapping->end, picture) :
-			     vdso_make_replacement((void *)start, size, picture, machine->trampoline_time);
+			     vdso_make_replacement((void *)start, size, picture, &routines);
 	if (result != 0)
 		dune_fail(ENOTSUP, stack ? "the environment cannot be depicted" :
 					   "the kernel's vDSO has a shape that is not understood");

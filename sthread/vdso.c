@@ -35,8 +35,17 @@ static const struct {
 /* movabs $address, %rax; jmp *%rax */
 #define JUMP_BYTES 12
 
+static uint64_t routine_of(const char *name, const struct vdso_routines *routines)
+{
+	if (!strcmp(name, "time"))
+		return routines->time;
+	if (!strcmp(name, "clock_gettime"))
+		return routines->clock_gettime;
+	return strcmp(name, "gettimeofday") ? 0 : routines->gettimeofday;
+}
+
 /* Writes the replacement of the function of this name, which is `room` bytes long. */
-static void write_stub(uint8_t *to, size_t room, const char *name, uint64_t time_at)
+static void write_stub(uint8_t *to, size_t room, const char *name, const struct vdso_routines *routines)
 {
 	uint8_t jump[JUMP_BYTES] = { 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xe0 };
 	static const char prefix[] = "__vdso_";
@@ -46,8 +55,10 @@ static void write_stub(uint8_t *to, size_t room, const char *name, uint64_t time
 
 	if (!strncmp(name, prefix, sizeof(prefix) - 1))
 		name += sizeof(prefix) - 1;
-	if (time_at && room >= JUMP_BYTES && !strcmp(name, "time")) {
-		memcpy(jump + 2, &time_at, 8);
+	uint64_t at = routine_of(name, routines);
+
+	if (at && room >= JUMP_BYTES) {
+		memcpy(jump + 2, &at, 8);
 		memcpy(to, jump, sizeof(jump));
 		return;
 	}
@@ -158,7 +169,7 @@ static bool is_function(const GElf_Sym *symbol)
 
 /* Writes a stub for every function of a symbol table.  Returns how many, or -1 if one cannot be replaced. */
 static int replace_functions(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, uint8_t *image, size_t size,
-			     uint64_t time_at)
+			     const struct vdso_routines *routines)
 {
 	Elf_Data *data = elf_getdata(section, NULL);
 	int entries = data && header->sh_entsize ? (int)(header->sh_size / header->sh_entsize) : 0;
@@ -180,13 +191,13 @@ static int replace_functions(Elf *elf, Elf_Scn *section, const GElf_Shdr *header
 		for (int j = 0; j < i; j++)
 			if (gelf_getsym(data, j, &other) && is_function(&other) && functions_clash(&symbol, &other))
 				return -1;
-		write_stub(image + symbol.st_value, symbol.st_size, name, time_at);
+		write_stub(image + symbol.st_value, symbol.st_size, name, routines);
 		functions++;
 	}
 	return functions;
 }
 
-int vdso_make_replacement(const void *vdso, size_t size, void *replacement, uint64_t time_at)
+int vdso_make_replacement(const void *vdso, size_t size, void *replacement, const struct vdso_routines *routines)
 {
 	if (elf_version(EV_CURRENT) == EV_NONE) {
 		errno = ENOTSUP;
@@ -211,7 +222,7 @@ int vdso_make_replacement(const void *vdso, size_t size, void *replacement, uint
 		if (!gelf_getshdr(section, &header))
 			replaced = -1;
 		else if (header.sh_type == SHT_DYNSYM)
-			replaced = replace_functions(elf, section, &header, replacement, size, time_at);
+			replaced = replace_functions(elf, section, &header, replacement, size, routines);
 		functions = replaced < 0 ? -1 : functions + replaced;
 	}
 	elf_end(elf);

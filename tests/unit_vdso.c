@@ -16,6 +16,8 @@
 #include "harness.h"
 #include "sthread/vdso.h"
 
+static const struct vdso_routines none;
+
 static const uint8_t *vdso;
 static size_t size;
 
@@ -72,7 +74,7 @@ static uint8_t *make_executable(void)
 	uint8_t *replacement = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	CU_ASSERT_NOT_EQUAL_FATAL(replacement, MAP_FAILED);
-	CU_ASSERT_EQUAL_FATAL(vdso_make_replacement(vdso, size, replacement, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(vdso_make_replacement(vdso, size, replacement, &none), 0);
 	CU_ASSERT_EQUAL_FATAL(mprotect(replacement, size, PROT_READ | PROT_EXEC), 0);
 	return replacement;
 }
@@ -181,7 +183,7 @@ static void an_unknown_function_returns_enosys(void)
 	for (size_t i = 0; (symbol = symbol_at(image, i, &name)); i++)
 		if (symbol->st_value == place)
 			name[strlen(name) - 1] = 'X';
-	CU_ASSERT_EQUAL_FATAL(vdso_make_replacement(image, size, replacement, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(vdso_make_replacement(image, size, replacement, &none), 0);
 	CU_ASSERT_EQUAL_FATAL(mprotect(replacement, size, PROT_READ | PROT_EXEC), 0);
 
 	long (*function)(void *, void *, void *) = (void *)(replacement + place);
@@ -202,7 +204,7 @@ static void all_code_is_a_stub_or_a_breakpoint(void)
 	const Elf64_Sym *symbol;
 	char *name;
 
-	CU_ASSERT_EQUAL_FATAL(vdso_make_replacement(vdso, size, replacement, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(vdso_make_replacement(vdso, size, replacement, &none), 0);
 	memcpy(expected, vdso, size);
 	for (unsigned i = 0; i < header->e_shnum; i++) {
 		if (sections[i].sh_flags & SHF_EXECINSTR) {
@@ -236,7 +238,7 @@ static void the_original_is_not_written_to(void)
 
 	memcpy(image, vdso, size);
 	CU_ASSERT_EQUAL_FATAL(mprotect(image, size, PROT_READ), 0);
-	CU_ASSERT_EQUAL(vdso_make_replacement(image, size, replacement, 0), 0);
+	CU_ASSERT_EQUAL(vdso_make_replacement(image, size, replacement, &none), 0);
 	CU_ASSERT_EQUAL(memcmp(image, vdso, size), 0);
 	munmap(image, size);
 	free(replacement);
@@ -253,7 +255,7 @@ static void images_that_cannot_be_replaced_are_refused(void)
 #define REFUSED()                                                                         \
 	do {                                                                              \
 		errno = 0;                                                                \
-		CU_ASSERT_EQUAL(vdso_make_replacement(image, size, replacement, 0), -1);     \
+		CU_ASSERT_EQUAL(vdso_make_replacement(image, size, replacement, &none), -1);     \
 		CU_ASSERT_EQUAL(errno, ENOTSUP);                                          \
 		memcpy(image, vdso, size);                                                \
 	} while (0)
@@ -261,7 +263,7 @@ static void images_that_cannot_be_replaced_are_refused(void)
 
 	memcpy(image, vdso, size);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(SYMBOL());
-	CU_ASSERT_EQUAL(vdso_make_replacement(image, size, replacement, 0), 0);
+	CU_ASSERT_EQUAL(vdso_make_replacement(image, size, replacement, &none), 0);
 	SYMBOL()->st_size = 7; /* one byte too small */
 	REFUSED();
 	SYMBOL()->st_size = 0;

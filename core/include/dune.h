@@ -36,6 +36,7 @@ struct dune_host {
 	double exit_nanoseconds; /* median of a bare exit from ring 3 and back */
 	double trap_nanoseconds; /* median of a page fault in ring 3, reported by an exit, and back */
 	double call_nanoseconds; /* median of a system call in ring 3, reported by an exit, and back */
+	bool ring3_clocks;       /* compartments read clocks from the time-stamp counter, without a call */
 };
 
 /* Opens KVM, makes the process's virtual machine if there is none yet, and says what the host offers.

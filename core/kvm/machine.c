@@ -278,6 +278,9 @@ static int lay_out_monitor(struct dune_machine *machine)
 	machine->trampoline_direct_back = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_back);
 	machine->trampoline_direct_store = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_direct_store);
 	machine->trampoline_time = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_time);
+	machine->trampoline_clock = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_clock);
+	machine->trampoline_day = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_day);
+	machine->trampoline_counter = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_counter);
 	machine->trampoline_touch = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_touch);
 	machine->trampoline_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_call);
 	machine->trampoline_service = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_service);

@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <x86intrin.h>
 
-#include "kvm/vcpu.h"
+#include "kvm/clock.h"
 
 enum {
 	ROUNDS = 101,
@@ -150,6 +151,33 @@ static int find_paging(struct probe *probe)
 	return 0;
 }
 
+/* Whether ring 3 can be given clocks: its counter must be the host's, or differ by what KVM says. */
+static void find_clock(struct probe *probe, const struct dune_clock_sample *from)
+{
+	enum {
+		READINGS = 8
+	};
+	struct dune_machine *machine = probe->machine;
+	struct dune_vcpu *vcpu = probe->vcpu;
+	uint64_t told = 0;
+	bool equal = true, shifted = dune_clock_offset(vcpu, &told);
+	for (unsigned i = 0; i < READINGS; i++) {
+		uint64_t before = __rdtsc();
+		if (run(probe, machine->trampoline_counter, 0, 0) != DUNE_EXIT_SERVICE)
+			return;
+		uint64_t inside = probe->context.regs.rdi, after = __rdtsc();
+		equal = equal && inside >= before && inside <= after;
+		shifted = shifted && inside - told >= before && inside - told <= after;
+	}
+	if (!equal && !shifted)
+		return;
+	machine->clock_has_offset = !equal;
+	machine->clock_multiplier = dune_clock_multiplier(vcpu, from);
+	machine->host.ring3_clocks = machine->clock_multiplier != 0;
+	vcpu->clock_multiplier = machine->clock_multiplier;
+	vcpu->clock_offset = equal ? 0 : told;
+}
+
 static int compare(const void *left, const void *right)
 {
 	double a = *(const double *)left, b = *(const double *)right;
@@ -173,6 +201,7 @@ static double cost(struct probe *probe, uint64_t routine, uint64_t address)
 int dune_machine_probe(struct dune_machine *machine)
 {
 	struct probe probe = { .machine = machine };
+	struct dune_clock_sample began = dune_clock_now();
 	machine->host.ring0_native = true;
 	machine->host.exit_path = DUNE_EXIT_IO_BITMAP;
 	if (prepare(&probe) != 0 || find_exit_path(&probe) != 0 || find_vector_state(&probe) != 0 ||
@@ -181,6 +210,7 @@ int dune_machine_probe(struct dune_machine *machine)
 	machine->host.exit_nanoseconds = cost(&probe, machine->trampoline_touch, probe.data);
 	machine->host.trap_nanoseconds = cost(&probe, machine->trampoline_touch, probe.absent);
 	machine->host.call_nanoseconds = cost(&probe, machine->trampoline_call, 0);
+	find_clock(&probe, &began);
 	dune_vcpu_release(probe.vcpu);
 	dune_context_free(&probe.context);
 	return 0;

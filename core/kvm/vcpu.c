@@ -1,6 +1,7 @@
 /* vcpu.c - see vcpu.h.  Law 5 of the design (a clean virtual CPU) is kept here. */
 #define _GNU_SOURCE
 #include "kvm/vcpu.h"
+#include "kvm/clock.h"
 #include "kvm/direct.h"
 
 #include <asm/prctl.h>
@@ -262,6 +263,8 @@ static struct dune_vcpu *make(struct dune_machine *machine)
 		dune_fail(ENOTSUP, "KVM refused the state of a virtual CPU: %s", strerror(errno));
 		goto fail;
 	}
+	if (!machine->clock_has_offset || dune_clock_offset(vcpu, &vcpu->clock_offset))
+		vcpu->clock_multiplier = machine->clock_multiplier;
 	return vcpu;
 fail:
 	if (vcpu->run)

@@ -64,6 +64,7 @@ struct dune_vcpu {
 	_Atomic bool running; /* between entering and leaving KVM_RUN */
 	_Atomic bool kicked;  /* a kick that came when it was not running: the next run returns at once */
 	uint64_t exits;       /* that reached user space, monitor calls included */
+	uint64_t clock_multiplier, clock_offset; /* of the clocks in ring 3 (clock.h); 0: none on this one */
 	struct dune_vcpu *next, *next_free;
 };
 

@@ -26,6 +26,10 @@
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0
 #define LIFE_SECONDS 8
+#define LIFE_CLOCK_MULTIPLIER 24
+#define LIFE_CLOCK_ENTRIES 32
+#define LIFE_CLOCK_COUNTER 40
+#define LIFE_CLOCK_BASE 48
 #define LIFE_DIRECT 2048 /* which direct calls it may make: pairs {handle, offset from WINDOW_DIRECT}, */
 #define LIFE_DIRECT_COUNT 256 /* found by the handle's lowest byte */
 
@@ -82,6 +86,9 @@
 /* System call numbers answered without an exit (Linux, x86-64). */
 #define NUMBER_GETPID 39
 #define NUMBER_GETTID 186
+/* Made by the trampoline itself. */
+#define NUMBER_GETTIMEOFDAY 96
+#define NUMBER_CLOCK_GETTIME 228
 /* And two that are not Linux's: a direct call, and the return from it. */
 #define NUMBER_DIRECT_CALL 0x64000001
 #define NUMBER_DIRECT_RETURN 0x64000002

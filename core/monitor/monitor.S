@@ -237,10 +237,10 @@ dune_monitor_end:
 	.section .rodata.trampoline, "a", @progbits
 	.hidden dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
 	.hidden dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
-	.hidden dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_touch, dune_trampoline_call
+	.hidden dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_clock, dune_trampoline_day, dune_trampoline_counter, dune_trampoline_touch, dune_trampoline_call
 	.globl dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
 	.globl dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
-	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_touch, dune_trampoline_call
+	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_clock, dune_trampoline_day, dune_trampoline_counter, dune_trampoline_touch, dune_trampoline_call
 	.hidden dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
 	.hidden dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave, dune_trampoline_direct_back
 	.hidden dune_trampoline_direct_store, dune_trampoline_direct_store_fxsave
@@ -401,6 +401,86 @@ dune_trampoline_time:
 	jz	1f
 	movq	%rax, (%rdi)
 1:	retq
+
+/*
+ * clock_gettime(2) and gettimeofday(2) as the replaced vDSO has them, for CLOCK_REALTIME and CLOCK_MONOTONIC and their
+ * coarse forms: EDI = clock, RSI = where; RDI = where, RSI = 0.  Clobber what a C function may.
+ * The time is that of the entry and what the counter says has passed since (kvm/clock.h).  A reading that an exit has
+ * interrupted begins anew: what the page says has changed then.  Where the page has no clock, the counter is not where it
+ * could be, or something else is asked for, the call is made.
+ */
+	/* RAX = time in nanoseconds; R8 = index of the clock; goes to label 8 if that is not known. */
+	.macro read_clock
+	leaq	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_LIFE(%rip), %r9
+1:	movq	LIFE_CLOCK_ENTRIES(%r9), %r10
+	movq	LIFE_CLOCK_MULTIPLIER(%r9), %rcx
+	testq	%rcx, %rcx
+	jz	8f
+	movq	LIFE_CLOCK_BASE(%r9, %r8, 8), %r11
+	lfence
+	rdtsc
+	shlq	$32, %rdx
+	orq	%rdx, %rax
+	subq	LIFE_CLOCK_COUNTER(%r9), %rax
+	movq	%rax, %rdx
+	shrq	$32, %rdx			/* not before the entry, nor seconds after it */
+	jnz	8f
+	mulq	%rcx
+	shrdq	$32, %rdx, %rax
+	addq	%r11, %rax
+	cmpq	%r10, LIFE_CLOCK_ENTRIES(%r9)
+	jne	1b
+	.endm
+	.balign 16
+dune_trampoline_clock:
+	movl	%edi, %r8d
+	cmpl	$1, %edi
+	jbe	2f
+	subl	$5, %r8d			/* the coarse clocks follow each other as these do */
+	cmpl	$1, %r8d
+	ja	8f
+2:	read_clock
+	xorl	%edx, %edx
+	movl	$1000000000, %ecx
+	divq	%rcx
+	movq	%rax, (%rsi)
+	movq	%rdx, 8(%rsi)
+	xorl	%eax, %eax
+	retq
+8:	movl	$NUMBER_CLOCK_GETTIME, %eax
+	syscall
+	retq
+	.balign 16
+dune_trampoline_day:
+	testq	%rsi, %rsi
+	jnz	8f
+	testq	%rdi, %rdi
+	jz	8f
+	xorl	%r8d, %r8d
+	read_clock
+	xorl	%edx, %edx
+	movl	$1000000000, %ecx
+	divq	%rcx
+	movq	%rax, (%rdi)
+	movq	%rdx, %rax
+	xorl	%edx, %edx
+	movl	$1000, %ecx
+	divq	%rcx
+	movq	%rax, 8(%rdi)
+	xorl	%eax, %eax
+	retq
+8:	movl	$NUMBER_GETTIMEOFDAY, %eax
+	syscall
+	retq
+
+/* For probing only: asks for service 0 with RDI = the counter. */
+	.balign 16
+dune_trampoline_counter:
+	rdtsc
+	shlq	$32, %rdx
+	leaq	(%rdx, %rax), %rdi
+	movq	$-1, %rax
+	jmpq	*%r13
 
 /* For probing only: reads the byte at RDI, or writes it if RSI is not 0, and asks for service 0 with RDI = it. */
 	.balign 16

@@ -18,7 +18,8 @@ extern const uint8_t dune_trampoline_enter_direct[], dune_trampoline_enter_direc
 extern const uint8_t dune_trampoline_direct_call[], dune_trampoline_direct_done[], dune_trampoline_direct_done_fxsave[];
 extern const uint8_t dune_trampoline_direct_back[];
 extern const uint8_t dune_trampoline_direct_store[], dune_trampoline_direct_store_fxsave[];
-extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_trampoline_touch[], dune_trampoline_call[],
+extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_trampoline_clock[], dune_trampoline_day[],
+	dune_trampoline_counter[], dune_trampoline_touch[], dune_trampoline_call[],
 	dune_trampoline_end[];
 
 /* A direct call that a compartment may make.  Ring 3 can read it and knows the handle anyway. */
@@ -33,12 +34,21 @@ struct dune_life {
 	uint32_t is_gate;    /* for the library: policies can be made, because sthreads can be created */
 	int64_t seconds; /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
+	/* Clocks that ring 3 reads itself (kvm/clock.h). */
+	uint64_t clock_multiplier; /* nanoseconds for 2^32 ticks of the counter; 0: the calls are served */
+	uint64_t clock_entries;    /* changes with the rest */
+	uint64_t clock_counter;    /* when it was */
+	uint64_t clock_base[2];    /* CLOCK_REALTIME, CLOCK_MONOTONIC: nanoseconds */
 	struct dune_direct_grant direct[LIFE_DIRECT_COUNT] __attribute__((aligned(LIFE_DIRECT)));
 };
 _Static_assert(offsetof(struct dune_life, direct) == LIFE_DIRECT, "monitor.S reads direct");
 _Static_assert(sizeof(struct dune_life) == 4096, "one page");
 _Static_assert(offsetof(struct dune_life, process_id) == LIFE_PROCESS_ID, "monitor.S reads process_id");
 _Static_assert(offsetof(struct dune_life, seconds) == LIFE_SECONDS, "monitor.S reads seconds");
+_Static_assert(offsetof(struct dune_life, clock_multiplier) == LIFE_CLOCK_MULTIPLIER, "monitor.S reads it");
+_Static_assert(offsetof(struct dune_life, clock_entries) == LIFE_CLOCK_ENTRIES, "monitor.S reads it");
+_Static_assert(offsetof(struct dune_life, clock_counter) == LIFE_CLOCK_COUNTER, "monitor.S reads it");
+_Static_assert(offsetof(struct dune_life, clock_base) == LIFE_CLOCK_BASE, "monitor.S reads it");
 
 /* 64-bit TSS with an I/O bitmap for ports 0..PORT_LAST (AMD64 APM vol. 2, 12.2.5 and 12.2.4). */
 struct dune_tss {

@@ -27,6 +27,7 @@ int main(void)
 	       (unsigned long long)host.vector_components);
 	printf("exit from ring 3       %s\n",
 	       host.exit_path == DUNE_EXIT_IO_BITMAP ? "OUT through the I/O bitmap" : "software interrupt");
+	printf("clocks                 %s\n", host.ring3_clocks ? "read in ring 3" : "served calls");
 	printf("guest-physical bits    %u\n", host.physical_bits);
 	printf("virtual CPUs, at most  %u\n", host.processors_max);
 	printf("bare exit              %.2f us\n", host.exit_nanoseconds / 1000);
