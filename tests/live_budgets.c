@@ -34,8 +34,7 @@ static int64_t clock_of(clockid_t clock)
 /* Goes on after the timer's signal. */
 static void sleep_milliseconds(int64_t milliseconds)
 {
-	for (int64_t until = clock_of(CLOCK_MONOTONIC) + milliseconds * MILLISECOND;
-	     clock_of(CLOCK_MONOTONIC) < until;)
+	for (int64_t until = clock_of(CLOCK_MONOTONIC) + milliseconds * MILLISECOND; clock_of(CLOCK_MONOTONIC) < until;)
 		usleep(1000);
 }
 
