@@ -169,13 +169,13 @@ static void own_memory(void)
 	ASSERT_TOUCHED(report, STHREAD_TOUCHED_TEXT, W, R | X);
 	report = report_of_bare(body_write, (void *)(uintptr_t)&constant[3]);
 	ASSERT_TOUCHED(report, STHREAD_TOUCHED_GLOBAL, W, R);
-	CU_ASSERT(strstr(text_of(&report), "constant+0xc") != NULL);
+	CU_ASSERT(strstr(text_of(&report), "constant+0xc") != NULL || WITHOUT_LIBDW);
 	report = report_of_bare(body_jump, &variable[1024]);
 	ASSERT_TOUCHED(report, STHREAD_TOUCHED_GLOBAL, X, R | W);
-	CU_ASSERT(strstr(text_of(&report), "variable+0x1000") != NULL);
+	CU_ASSERT(strstr(text_of(&report), "variable+0x1000") != NULL || WITHOUT_LIBDW);
 	report = report_of_bare(body_exhaust_stack, NULL);
 	ASSERT_TOUCHED(report, STHREAD_TOUCHED_STACK_OVERFLOW, W, 0);
-	ASSERT_EQUAL(report.frame_count, STHREAD_REPORT_FRAMES);
+	ASSERT_EQUAL(report.frame_count, WITHOUT_LIBDW ? 1 : STHREAD_REPORT_FRAMES);
 	report = report_of_bare(body_jump_to_stack, NULL);
 	ASSERT_TOUCHED(report, STHREAD_TOUCHED_STACK, X, R | W);
 	report = report_of_bare(body_jump_to_heap, NULL);
@@ -191,7 +191,8 @@ static void own_memory(void)
 	ASSERT_EQUAL(report.violation, STHREAD_VIOLATION_BUDGET);
 	ASSERT_EQUAL(report.end, STHREAD_OUT_OF_MEMORY);
 	ASSERT_EQUAL(report.touched, STHREAD_TOUCHED_PRIVATE);
-	CU_ASSERT(strstr(text_of(&report), "memory quota") && strstr(text_of(&report), "body_fill_private"));
+	CU_ASSERT(strstr(text_of(&report), "memory quota") != NULL);
+	CU_ASSERT(strstr(text, "body_fill_private") != NULL || WITHOUT_LIBDW);
 }
 
 static void *body_non_canonical(void *address)
@@ -537,7 +538,7 @@ static void budgets_and_kills(void)
 	report = report_of(&sc, body_spin, NULL);
 	ASSERT_EQUAL(report.violation, STHREAD_VIOLATION_BUDGET);
 	ASSERT_EQUAL(report.end, STHREAD_OUT_OF_CPU);
-	CU_ASSERT_STRING_EQUAL(name_of(report.frames[0]), "body_spin");
+	CU_ASSERT(WITHOUT_LIBDW || strcmp(name_of(report.frames[0]), "body_spin") == 0);
 	ASSERT_EQUAL(told.count, 1);
 
 	ASSERT_EQUAL(live_create(&st, &sc, body_park_twice, NULL), 0);
