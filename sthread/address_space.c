@@ -211,13 +211,22 @@ static struct address_space *take(const struct policy *policy, struct pristine *
 	return space;
 }
 
+/* Found out before an address space is touched: whoever may call a gate can make it begin lives. */
+static bool tags_exist(const struct policy *policy)
+{
+	for (unsigned i = 0; i < policy->tags; i++)
+		if (!tag_get(policy->tag[i].tag))
+			return dune_fail(EBADF, "the policy names a tag that is gone"), false;
+	return true;
+}
+
 struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
 					 uint64_t *restored)
 {
 	uint64_t shape = policy_shape(policy) ^ function * 0x9e3779b97f4a7c15;
 	if (pristine->page_count)
 		shape += (uint64_t)policy->template; /* the same for each state that the template has been in */
-	struct address_space *space = take(policy, pristine, shape);
+	struct address_space *space = tags_exist(policy) ? take(policy, pristine, shape) : NULL;
 	if (!space)
 		return NULL;
 	*restored = space->lives ? address_space_restore(space) : 0;

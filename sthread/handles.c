@@ -7,15 +7,25 @@
 enum {
 	INDEX_BITS = 18,
 	INDEX_MASK = (1 << INDEX_BITS) - 1,
-	GENERATION_MASK = (1 << (31 - INDEX_BITS)) - 1
+	GENERATION_MASK = (1 << (31 - INDEX_BITS)) - 1,
+	REST = 4096, /* slots that stay free: so many handles are ended before one slot is used again */
 };
+
+/* Takes the slot that has been free longest.  Generations are few: the same slot again and again would soon have been
+ * through all of them. */
+static uint32_t take_free(struct handles *handles)
+{
+	uint32_t index = handles->free_list - 1;
+	handles->free_list = handles->slots[index].next_free;
+	handles->free_count--;
+	return index;
+}
 
 int handle_new(struct handles *handles, void *object)
 {
 	uint32_t index;
-	if (handles->free_list) {
-		index = handles->free_list - 1;
-		handles->free_list = handles->slots[index].next_free;
+	if (handles->free_count > REST || (handles->free_count && handles->count > INDEX_MASK)) {
+		index = take_free(handles);
 	} else {
 		if (handles->count > INDEX_MASK) {
 			errno = ENFILE;
@@ -62,8 +72,13 @@ void handle_end(struct handles *handles, int handle)
 	slot->generation = (slot->generation + 1) & GENERATION_MASK;
 	if (!slot->generation)
 		slot->generation = 1;
-	slot->next_free = handles->free_list;
-	handles->free_list = (uint32_t)(slot - handles->slots) + 1;
+	slot->next_free = 0;
+	uint32_t place = (uint32_t)(slot - handles->slots) + 1;
+	if (handles->free_count++)
+		handles->slots[handles->free_last - 1].next_free = place;
+	else
+		handles->free_list = place;
+	handles->free_last = place;
 }
 
 void handles_end_all(struct handles *handles, bool (*dispose)(void *object))

@@ -17,7 +17,8 @@ struct handle_slot {
 
 struct handles {
 	struct handle_slot *slots;
-	uint32_t count, room, free_list;
+	uint32_t count, room;
+	uint32_t free_list, free_last, free_count; /* a queue: index + 1 of the first and the last */
 	uint64_t ended; /* handles ended so far: while it does not change, what existed exists */
 };
 
