@@ -185,9 +185,9 @@ static int begin_message(struct gate_instance *instance, const uint8_t *in, size
 	if (error)
 		return error;
 	/* What an earlier caller was answered is not there for an entry that claims more than it wrote. */
-	address_space_clear(instance->compartment.space, message_address(SPACE_MESSAGE_OUT),
-			    message_address(SPACE_MESSAGE_OUT) + CGATE_BUFFER_MAX);
 	struct memory_bounds bounds = compartment_bounds(&instance->compartment);
+	address_space_clear(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE_OUT),
+			    message_address(SPACE_MESSAGE_OUT) + CGATE_BUFFER_MAX);
 	if (address_space_write(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE), &buffer,
 				sizeof buffer) != 0 ||
 	    address_space_write(instance->compartment.space, &bounds, message_address(SPACE_MESSAGE_IN), in, size) !=

@@ -84,9 +84,9 @@ int address_space_write(struct address_space *space, const struct memory_bounds 
 /* Copies a string of at most room - 1 bytes.  Errors: EFAULT; ENAMETOOLONG. */
 int address_space_string(struct address_space *space, const struct memory_bounds *bounds, uint64_t address, char *to,
 			 size_t room);
-/* Zeroes [start, end), memory of the heap or the arena that the compartment gave back.  Errors: ENOMEM, EIO, and some of it
- * is not zeroed. */
-int address_space_clear(struct address_space *space, uint64_t start, uint64_t end);
+/* Zeroes [start, end), memory of the heap or the arena that the compartment gave back.  What a template put there is
+ * covered with private pages of its own, within its quota.  Errors: ENOMEM, EIO, and some of it is not zeroed. */
+int address_space_clear(struct address_space *space, const struct memory_bounds *bounds, uint64_t start, uint64_t end);
 
 /* Takes the mappings of a tag that is being deleted out of every address space, running ones included; when it returns
  * 0 none has it.  Releases the lock while it waits.  Errors: EIO. */

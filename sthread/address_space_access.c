@@ -15,22 +15,21 @@ enum {
 	FAULT_EXECUTE = 16
 };
 
-static bool within_quota(const struct address_space *space, const struct memory_bounds *bounds)
+bool space_within_quota(const struct address_space *space, const struct memory_bounds *bounds, size_t more)
 {
 	/* Its own: not what the address space had when the life began. */
 	size_t pages = space->page_count - space->learned + space->table_pages - space->tables_before;
-	if ((pages + 1) * DUNE_PAGE_SIZE <= bounds->quota)
-		return true;
-	*bounds->out_of_memory = true;
-	return false;
+	return (pages + more) * DUNE_PAGE_SIZE <= bounds->quota;
 }
 
 /* A private page that the compartment may have; counts it. */
 static int give_page(struct address_space *space, const struct memory_bounds *bounds, uint64_t page, uint64_t origin,
 		     bool answering)
 {
-	if (!within_quota(space, bounds))
+	if (!space_within_quota(space, bounds, 1)) {
+		*bounds->out_of_memory = true;
 		return -1;
+	}
 	if (space_make_private(space, page, origin, answering) != 0) {
 		*bounds->out_of_memory = errno == ENOMEM;
 		return -1;

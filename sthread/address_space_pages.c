@@ -169,23 +169,6 @@ uint64_t address_space_restore(struct address_space *space)
 	return space->page_count;
 }
 
-int address_space_clear(struct address_space *space, uint64_t start, uint64_t end)
-{
-	/* What a template put there and the life has not written to. */
-	for (size_t i = 0; i < space->pristine->page_count; i++) {
-		const struct pristine_page *page = &space->pristine->pages[i];
-		const uint64_t *entry =
-			page->address >= start && page->address < end ? space_entry(space, page->address) : NULL;
-		if (entry && !(*entry & DUNE_PTE_PRIVATE) &&
-		    space_make_private(space, page->address, page->frame, false) != 0)
-			return -1;
-	}
-	for (size_t i = 0; i < space->page_count; i++)
-		if (space->pages[i].address >= start && space->pages[i].address < end)
-			memset(dune_physical_at(supervisor.machine, space->pages[i].frame), 0, DUNE_PAGE_SIZE);
-	return 0;
-}
-
 /* ---- edits by the monitor -------------------------------------------------------------------------- */
 
 int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value)
@@ -213,6 +196,68 @@ int edit_list_commit(struct address_space *space, struct edit_list *list)
 	free(list->edits);
 	*list = (struct edit_list){ 0 };
 	return result;
+}
+
+/* ---- clearing -------------------------------------------------------------------------------------- */
+
+/* The entry of a page in [start, end) that a template made and the life has not written to; else NULL. */
+static uint64_t *shows_template(const struct address_space *space, uint64_t address, uint64_t start, uint64_t end)
+{
+	uint64_t *entry = address >= start && address < end ? space_entry(space, address) : NULL;
+	return entry && !(*entry & DUNE_PTE_PRIVATE) ? entry : NULL;
+}
+
+/* Adds the edit that shows a zeroed private page instead of a template's. */
+static int add_cover(struct address_space *space, const struct pristine_page *page, uint64_t *entry,
+		     struct edit_list *list)
+{
+	struct dune_machine *machine = supervisor.machine;
+	uint64_t frame = dune_frame_new(machine);
+	bool remembered = frame && remember(space, page->address, frame, page->frame);
+	if (remembered && edit_list_add(list, entry, private_value(frame)) == 0) {
+		supervisor.statistics.pages_copied++;
+		return 0;
+	}
+	space->page_count -= remembered;
+	if (frame)
+		dune_frame_free(machine, frame);
+	errno = ENOMEM;
+	return -1;
+}
+
+/* All at once: an edit by itself is an exit, and a template may have thousands of pages. */
+static int cover_template(struct address_space *space, const struct memory_bounds *bounds, uint64_t start, uint64_t end)
+{
+	const struct pristine *pristine = space->pristine;
+	struct edit_list list = { 0 };
+	size_t before = space->page_count, pages = 0;
+	int result = 0;
+	for (size_t i = 0; i < pristine->page_count; i++)
+		pages += shows_template(space, pristine->pages[i].address, start, end) != NULL;
+	if (pages && !space_within_quota(space, bounds, pages)) {
+		errno = ENOMEM;
+		return -1;
+	}
+	for (size_t i = 0; i < pristine->page_count && pages && result == 0; i++) {
+		uint64_t *entry = shows_template(space, pristine->pages[i].address, start, end);
+		if (entry)
+			result = add_cover(space, &pristine->pages[i], entry, &list);
+	}
+	*bounds->pages_copied += space->page_count - before;
+	if (edit_list_commit(space, &list) == 0)
+		return result;
+	space->poisoned = true; /* what it shows is not known */
+	return -1;
+}
+
+int address_space_clear(struct address_space *space, const struct memory_bounds *bounds, uint64_t start, uint64_t end)
+{
+	if (cover_template(space, bounds, start, end) != 0)
+		return -1;
+	for (size_t i = 0; i < space->page_count; i++)
+		if (space->pages[i].address >= start && space->pages[i].address < end)
+			memset(dune_physical_at(supervisor.machine, space->pages[i].frame), 0, DUNE_PAGE_SIZE);
+	return 0;
 }
 
 int space_give_back_growth(struct address_space *space)

@@ -34,6 +34,8 @@ int space_fill(struct address_space *space, uint64_t address, uint64_t value);
  * translation cached for reading, and the monitor makes the edit.  Errors: ENOMEM, EIO.
  */
 int space_make_private(struct address_space *space, uint64_t address, uint64_t origin, bool answering);
+/* Whether a life may have so many more private pages. */
+bool space_within_quota(const struct address_space *space, const struct memory_bounds *bounds, size_t more);
 /* Gives back the private pages in [start, end).  Preconditions: the monitor has taken their entries away. */
 void space_forget_private(struct address_space *space, uint64_t start, uint64_t end);
 /* Takes what was grown beyond a bound away from an idle space and gives the frames back. */

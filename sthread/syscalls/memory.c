@@ -26,7 +26,8 @@ long serve_brk(struct call *call)
 	if (wanted < base || end < wanted || end - base > call->compartment->policy->memory ||
 	    end > supervisor.snapshot.heap_limit)
 		return (long)memory->heap_end;
-	if (end < memory->heap_end && address_space_clear(call->compartment->space, end, memory->heap_end) != 0)
+	if (end < memory->heap_end &&
+	    address_space_clear(call->compartment->space, &call->bounds, end, memory->heap_end) != 0)
 		return (long)memory->heap_end;
 	memory->heap_end = end;
 	return (long)wanted;
@@ -80,7 +81,8 @@ static long take_range(struct call *call, uint64_t size, uint64_t *start)
 static long give_back_range(struct compartment *compartment, uint64_t start, uint64_t size)
 {
 	struct memory_shape *memory = &compartment->memory;
-	if (address_space_clear(compartment->space, start, start + size) != 0)
+	struct memory_bounds bounds = compartment_bounds(compartment);
+	if (address_space_clear(compartment->space, &bounds, start, start + size) != 0)
 		return -ENOMEM;
 	if (start + size == memory->arena_end)
 		memory->arena_end = start;
@@ -200,5 +202,5 @@ long serve_madvise(struct call *call)
 		return -EINVAL;
 	if (call->argument[2] != MADV_DONTNEED || !lies_in_arena(call->compartment, start, size))
 		return 0;
-	return address_space_clear(call->compartment->space, start, start + size) == 0 ? 0 : -ENOMEM;
+	return address_space_clear(call->compartment->space, &call->bounds, start, start + size) == 0 ? 0 : -ENOMEM;
 }
