@@ -38,14 +38,12 @@ dune_monitor_begin:
  */
 	.balign 16
 dune_monitor_syscall:
+	cmpl	$NUMBER_DIRECT_CALL, %eax
+	jae	3f
 	cmpl	$NUMBER_GETPID, %eax
 	je	1f
 	cmpl	$NUMBER_GETTID, %eax
 	je	1f
-	cmpl	$NUMBER_DIRECT_CALL, %eax
-	je	dune_monitor_direct_call
-	cmpl	$NUMBER_DIRECT_RETURN, %eax
-	je	dune_monitor_direct_return
 2:	outb	%al, $PORT_SYSTEM_CALL
 	ud2
 1:	movq	%rcx, %rax
@@ -54,6 +52,10 @@ dune_monitor_syscall:
 	jnz	2b
 	movl	dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_PROCESS_ID(%rip), %eax
 	sysretq
+3:	je	dune_monitor_direct_call
+	cmpl	$NUMBER_DIRECT_RETURN, %eax
+	je	dune_monitor_direct_return
+	jmp	2b
 
 /*
  * Direct calls: a compartment calls a function in another address space (a target) and no exit is made.
