@@ -47,13 +47,15 @@ static void make_key(void)
 	pthread_key_create(&thread_end, delete_timer);
 }
 
-int slice_arm(uint64_t time, uint64_t within)
+static bool is_usable(void)
 {
-	bool usable = slice.made && slice.process == supervisor.process;
-	/* Late enough that it is worth its signal, and in time. */
-	if (usable && slice.due > time + within / 2 && slice.due <= time + within + LATE_NANOSECONDS)
-		return 0;
-	if (!usable) {
+	return slice.made && slice.process == supervisor.process;
+}
+
+/* Makes the timer if there is none.  A thread that blocks the kick could not be stopped. */
+static int prepare(void)
+{
+	if (!is_usable()) {
 		struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = dune_kick_signal() };
 		event._sigev_un._tid = gettid();
 		if (timer_create(CLOCK_MONOTONIC, &event, &slice.timer) != 0)
@@ -63,11 +65,20 @@ int slice_arm(uint64_t time, uint64_t within)
 		slice.made = true;
 		slice.process = supervisor.process;
 	}
-	/* A thread that blocks the kick could not be stopped. */
 	sigset_t kick;
 	sigemptyset(&kick);
 	sigaddset(&kick, dune_kick_signal());
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	return 0;
+}
+
+int slice_arm(uint64_t time, uint64_t within)
+{
+	/* Late enough that it is worth its signal, and in time. */
+	if (is_usable() && slice.due > time + within / 2 && slice.due <= time + within + LATE_NANOSECONDS)
+		return 0;
+	if (prepare() != 0)
+		return -1;
 	/* What is left of a budget ends just before the kick, not just after. */
 	struct itimerspec due = { .it_value = { .tv_nsec = (long)(within + LATE_NANOSECONDS / 2) } };
 	timer_settime(slice.timer, 0, &due, NULL);
@@ -78,4 +89,18 @@ int slice_arm(uint64_t time, uint64_t within)
 	if (vcpu)
 		dune_vcpu_forget_kick(vcpu);
 	return 0;
+}
+
+void slice_kick_often(void)
+{
+	const struct timespec each = { .tv_nsec = (long)SLICE_NANOSECONDS };
+	if (prepare() == 0)
+		timer_settime(slice.timer, 0, &(struct itimerspec){ .it_interval = each, .it_value = each }, NULL);
+}
+
+void slice_kick_no_more(void)
+{
+	if (is_usable())
+		timer_settime(slice.timer, 0, &(struct itimerspec){ 0 }, NULL);
+	slice.due = 0;
 }

@@ -17,4 +17,9 @@ uint64_t slice_clock(void);
  * Errors: those of timer_create(2). */
 int slice_arm(uint64_t time, uint64_t within);
 
+/* From the first to the second the calling thread is kicked each SLICE_NANOSECONDS: a system call that has moved a part of
+ * what it waits to move returns.  Afterwards slice_arm() arms the timer again. */
+void slice_kick_often(void);
+void slice_kick_no_more(void);
+
 #endif

@@ -80,8 +80,9 @@ long call_may_change(struct call *call);
 /* Whether the caller waits in calls on its descriptor. */
 bool call_blocks(const struct call *call);
 
-/* Between these the calling thread gets no SIGPIPE and no SIGXFSZ: for the process they would be signals, for the
- * compartment they are errors.  error: that of the call in between, 0 if it had none; errno is set to it. */
+/* Between these the calling thread gets no SIGPIPE and no SIGXFSZ, nor the signals that a terminal sends to jobs in the
+ * background: for the process they would be signals, for the compartment they are errors.
+ * error: that of the call in between, 0 if it had none; errno is set to it. */
 struct quiet {
 	sigset_t before, pending;
 };

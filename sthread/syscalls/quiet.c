@@ -13,6 +13,8 @@ void quiet_begin(struct quiet *quiet)
 	sigemptyset(&mine);
 	sigaddset(&mine, SIGPIPE);
 	sigaddset(&mine, SIGXFSZ);
+	sigaddset(&mine, SIGTTIN); /* blocked, they are not sent: reading fails, writing is allowed */
+	sigaddset(&mine, SIGTTOU);
 	sigpending(&quiet->pending);
 	pthread_sigmask(SIG_BLOCK, &mine, &quiet->before);
 }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "slice.h"
 #include "syscalls/call.h"
 
 enum {
@@ -28,12 +29,26 @@ static ssize_t move(const struct open_file *file, const struct iovec *list, int 
 	return write ? write_quietly(file->fd, list, count, -1, flags) : preadv2(file->fd, list, count, -1, flags);
 }
 
-/* The same where it may last: a disk is slow, or somebody else was faster and now it waits. */
+/* The same where it may last, because a disk is slow. */
 static ssize_t move_patiently(const struct call *call, const struct iovec *list, int count, bool write)
 {
 	compartment_unlock(call->compartment);
 	ssize_t done = move(call->file, list, count, 0, write);
 	compartment_relock(call->compartment);
+	return done;
+}
+
+/* And where it may wait for ever: a terminal that has room has not room for everything, and whoever empties it may be the
+ * process itself, after this call.  Kicked, it says how far it got.  Signals to background jobs would stop the process. */
+static ssize_t move_kicked(const struct call *call, const struct iovec *list, int count, bool write)
+{
+	struct quiet quiet;
+	quiet_begin(&quiet);
+	slice_kick_often();
+	ssize_t done = move_patiently(call, list, count, write);
+	int error = done < 0 ? errno : 0;
+	slice_kick_no_more();
+	quiet_end(&quiet, error);
 	return done;
 }
 
@@ -47,11 +62,11 @@ static ssize_t move_when_ready(const struct call *call, const struct iovec *list
 	struct iovec first = list[0];
 	if (write && first.iov_len > BOUNCE)
 		first.iov_len = BOUNCE; /* a pipe takes PIPE_BUF without waiting */
-	if (poll(&ready, 1, 0) == 0) {
+	if (poll(&ready, 1, 0) != 1) {  /* not, or a signal has come before it could be told */
 		errno = EAGAIN;
 		return -1;
 	}
-	return move_patiently(call, &first, count ? 1 : 0, write);
+	return move_kicked(call, &first, count ? 1 : 0, write);
 }
 
 /* Counters and timers, which want their 8 bytes in one piece. */
