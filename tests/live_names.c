@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -265,6 +267,75 @@ static void changing(void)
 	end(&sc);
 }
 
+/* In a tag: the absolute paths that a body uses. */
+struct paths {
+	char hidden[PATH_MAX], stolen[PATH_MAX], own[PATH_MAX], given[PATH_MAX];
+};
+
+static void *move_between(void *argument)
+{
+	const struct paths *paths = argument;
+
+	REFUSED(open(paths->hidden, O_RDONLY), EACCES);
+	REFUSED(rename(paths->hidden, paths->stolen), EACCES);
+	REFUSED(open(paths->stolen, O_RDONLY), ENOENT);
+	REQUIRE(rename(paths->own, paths->given) == 0);
+	return (void *)1;
+}
+
+static void moving(void)
+{
+	sc_t sc;
+
+	begin(&sc, BOTH);
+
+	int other = open(in_base("other"), O_RDONLY | O_DIRECTORY);
+	tag_t tag = tag_new();
+	struct paths *paths = smalloc(tag, sizeof(*paths));
+
+	ASSERT_EQUAL(sc_path_add(&sc, other, PROT_WRITE), 0);
+	ASSERT_EQUAL(sc_mem_add(&sc, tag, PROT_READ), 0);
+	GRANT(&sc, SYS_open, SYS_rename);
+	snprintf(paths->hidden, PATH_MAX, "%s", in_base("other/file"));
+	snprintf(paths->stolen, PATH_MAX, "%s", in_base("granted/stolen"));
+	snprintf(paths->own, PATH_MAX, "%s", in_base("granted/file"));
+	snprintf(paths->given, PATH_MAX, "%s", in_base("other/given"));
+	ASSERT_RETURNED(live_run(&sc, move_between, paths), 1);
+	ASSERT_EQUAL(access(in_base("other/file"), F_OK), 0);
+	ASSERT_EQUAL(access(in_base("other/given"), F_OK), 0);
+	close(other);
+	end(&sc);
+}
+
+/* ---- file systems that are not data ------------------------------------------------------------------------------ */
+
+static void *open_mounted(void *unused)
+{
+	(void)unused;
+	REFUSED(open("below/register", O_WRONLY), EACCES);
+	REFUSED(open("below/status", O_RDONLY), EACCES);
+	REFUSED(open("below", O_RDONLY | O_DIRECTORY), EACCES);
+	REQUIRE(open("file", O_RDWR) >= 0);
+	return (void *)1;
+}
+
+static void mounted(void)
+{
+	sc_t sc;
+
+	if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+		HARNESS_SKIP("mounting is not allowed here");
+	begin(&sc, BOTH);
+	if (mount("binfmt_misc", in_base("granted/below"), "binfmt_misc", 0, NULL) != 0) {
+		end(&sc);
+		HARNESS_SKIP("binfmt_misc cannot be mounted here");
+	}
+	GRANT(&sc, SYS_open);
+	ASSERT_RETURNED(live_run(&sc, open_mounted, NULL), 1);
+	ASSERT_EQUAL(umount(in_base("granted/below")), 0);
+	end(&sc);
+}
+
 /* ---- directories ------------------------------------------------------------------------------------------------- */
 
 static void *list(void *unused)
@@ -413,6 +484,8 @@ static void locks(void)
 static const struct harness_test tests[] = {
 	{ "what is asked of a name ends beneath the granted directory", asking, HARNESS_FORK },
 	{ "files are made, removed and renamed beneath a directory granted for writing only", changing, HARNESS_FORK },
+	{ "a file is not renamed to where more may be done to it", moving, HARNESS_FORK },
+	{ "file systems that control the kernel are refused wherever they are mounted", mounted, HARNESS_FORK },
 	{ "a directory is listed, and names in it lead no further", directories, HARNESS_FORK },
 	{ "locks belong to files that the sthread opened itself", locks, HARNESS_FORK },
 };

@@ -12,15 +12,24 @@
 
 #include "syscalls/lookup.h"
 
-/* Devices, and file systems whose files are not data. */
+/* Of file systems that linux/magic.h does not have. */
+#define CONFIGFS_SUPER_MAGIC 0x62656570
+#define FUSECTL_SUPER_MAGIC 0x65735543
+#define NFSD_SUPER_MAGIC 0x6e667364
+#define RPC_PIPEFS_SUPER_MAGIC 0x67596969
+
+/* Devices, and file systems whose files are not data: they are mounted below /proc and /sys, or could be anywhere. */
 static bool is_refused(int fd)
 {
 	struct stat status;
 	struct statfs system;
-	static const unsigned long refused[] = { PROC_SUPER_MAGIC,   SYSFS_MAGIC,         DEBUGFS_MAGIC,
-						 TRACEFS_MAGIC,      SECURITYFS_MAGIC,    BPF_FS_MAGIC,
-						 CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
-						 SELINUX_MAGIC,      SMACK_MAGIC,         EFIVARFS_MAGIC };
+	static const unsigned long refused[] = { PROC_SUPER_MAGIC,    SYSFS_MAGIC,         DEBUGFS_MAGIC,
+						 TRACEFS_MAGIC,       SECURITYFS_MAGIC,    BPF_FS_MAGIC,
+						 CGROUP_SUPER_MAGIC,  CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
+						 SELINUX_MAGIC,       SMACK_MAGIC,         EFIVARFS_MAGIC,
+						 BINFMTFS_MAGIC,      PSTOREFS_MAGIC,      RDTGROUP_SUPER_MAGIC,
+						 XENFS_SUPER_MAGIC,   NSFS_MAGIC,          CONFIGFS_SUPER_MAGIC,
+						 FUSECTL_SUPER_MAGIC, NFSD_SUPER_MAGIC,    RPC_PIPEFS_SUPER_MAGIC };
 	if (fstat(fd, &status) != 0 || S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode) || fstatfs(fd, &system) != 0)
 		return true;
 	for (unsigned i = 0; i < sizeof refused / sizeof *refused; i++)

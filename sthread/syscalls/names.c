@@ -412,6 +412,8 @@ static long act_rename(const struct lookup *from, void *argument)
 		if (!lookup_next(to, PROT_WRITE))
 			return -EACCES;
 	while (relative && to->directory != from->directory);
+	if (to->rights & ~from->rights)
+		return -EACCES; /* it would be read where it is, having been granted for writing only where it was */
 	long answer = find_last_part(from, true, &old);
 	if (answer)
 		return answer;
