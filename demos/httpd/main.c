@@ -191,13 +191,20 @@ static void make_log_gate(struct server *server, int log)
 		fail_compartments("the log gate");
 }
 
+/* Private memory of one TLS or request sthread: a few hundred kilobytes are used. */
+enum {
+	SHARE_BYTES = 64 << 20
+};
+
 static void make_policies(struct server *server, int docroot)
 {
 	if (compartments_isolation() == ISOLATION_NONE)
 		return;
 	sc_init(&server->tls_policy);
+	(void)sc_memory_quota(&server->tls_policy, SHARE_BYTES);
 	(void)sc_cgate_add(&server->tls_policy, server->sign_gate);
 	sc_init(&server->request_policy);
+	(void)sc_memory_quota(&server->request_policy, SHARE_BYTES);
 	(void)sc_sys_add(&server->request_policy, SYS_openat);
 	(void)sc_path_add(&server->request_policy, docroot, PROT_READ);
 	if (server->log_gate != -1)
