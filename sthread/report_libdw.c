@@ -176,10 +176,24 @@ static void copy_text(char *to, size_t room, const char *from)
 	to[length] = 0;
 }
 
+/* libdw looks compilation units up in .debug_aranges, which clang does not write: then all of them are asked. */
+static const char *find_line_in_units(Dwfl_Module *module, Dwarf_Addr address, int *number)
+{
+	Dwarf_Addr bias;
+	for (Dwarf_Die *unit = NULL; (unit = dwfl_module_nextcu(module, unit, &bias));) {
+		Dwarf_Line *line =
+			dwarf_haspc(unit, address - bias) > 0 ? dwarf_getsrc_die(unit, address - bias) : NULL;
+		if (line)
+			return dwarf_lineno(line, number) == 0 ? dwarf_linesrc(line, NULL, NULL) : NULL;
+	}
+	return NULL;
+}
+
 static void find_line(Dwfl_Module *module, Dwarf_Addr address, struct sthread_symbol *symbol)
 {
 	Dwfl_Line *line = dwfl_module_getsrc(module, address);
-	const char *file = line ? dwfl_lineinfo(line, NULL, &symbol->line, NULL, NULL, NULL) : NULL;
+	const char *file = line ? dwfl_lineinfo(line, NULL, &symbol->line, NULL, NULL, NULL) :
+				  find_line_in_units(module, address, &symbol->line);
 	if (file)
 		copy_text(symbol->file, sizeof symbol->file, file);
 	else

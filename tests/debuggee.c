@@ -1,9 +1,14 @@
 /* debuggee.c - a program for tests/live_gdb.sh: one sthread parked three calls deep, one that runs to its end. */
+#include <stdint.h>
 #include <stdio.h>
 
 #include <sthread.h>
 
+#if __has_attribute(noclone)
 #define NOT_INLINED __attribute__((noinline, noclone))
+#else
+#define NOT_INLINED __attribute__((noinline))
+#endif
 
 static NOT_INLINED int innermost_park(int value)
 {
@@ -17,7 +22,7 @@ static NOT_INLINED int middle_park(int value)
 
 static NOT_INLINED void *body_parks(void *value)
 {
-	return (char *)0 + middle_park((int)((char *)value - (char *)0)) + 1;
+	return (void *)(intptr_t)(middle_park((int)(intptr_t)value) + 1);
 }
 
 /* Longer than a slice: the thread is kicked. */
@@ -45,12 +50,12 @@ int main(void)
 		return 1;
 	}
 	sc_init(&sc);
-	if (sthread_create(&parked, &sc, body_parks, (char *)0 + 10) != 0 ||
-	    sthread_create(&computing, &sc, body_computes, (char *)0 + 20) != 0)
+	if (sthread_create(&parked, &sc, body_parks, (void *)(intptr_t)10) != 0 ||
+	    sthread_create(&computing, &sc, body_computes, (void *)(intptr_t)20) != 0)
 		return 2;
 	ready();
 	if (sthread_join(computing, &second) != 0 || sthread_step(parked) != 0 || sthread_join(parked, &first) != 0)
 		return 3;
-	printf("%d %d\n", (int)((char *)first - (char *)0), (int)((char *)second - (char *)0));
+	printf("%d %d\n", (int)(intptr_t)first, (int)(intptr_t)second);
 	return 0;
 }

@@ -248,7 +248,7 @@ static void parking(void)
 	sc_t sc;
 	enum sthread_state state;
 	struct sthread_info info;
-	void *result;
+	void *result = NULL;
 	short events;
 	int fd = 5;
 	tag_t tag = tag_new();

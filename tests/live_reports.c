@@ -20,7 +20,12 @@
 #else
 #define WITHOUT_LIBDW 1
 #endif
+/* Functions that shall be found in backtraces under their own names. */
+#if __has_attribute(noclone)
 #define NOT_INLINED __attribute__((noinline, noclone))
+#else
+#define NOT_INLINED __attribute__((noinline))
+#endif
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
@@ -870,7 +875,9 @@ static NOT_INLINED void *body_deep(void *depth)
 	room[0] = 1;
 	if (depth == NULL)
 		return (void *)(intptr_t)innermost(NULL);
-	return (char *)body_deep((char *)depth - 1) + room[0];
+	char *below = body_deep((char *)depth - 1);
+	__asm__ volatile("" : : "r"(room) : "memory"); /* each call has its room */
+	return below + room[0];
 }
 
 static void memory_is_given_back(void)
