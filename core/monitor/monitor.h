@@ -125,7 +125,7 @@ enum {
 struct dune_processor_area {
 	struct dune_tss tss __attribute__((aligned(4096)));           /* read-only for the guest */
 	uint8_t trap_stack[4096] __attribute__((aligned(4096)));      /* RSP0 */
-	uint8_t emergency_stack[4096] __attribute__((aligned(4096))); /* IST1: NMI, double fault, machine check */
+	uint8_t emergency_stack[4096] __attribute__((aligned(4096))); /* IST1: debug, NMI, double fault, machine check */
 	struct dune_edit edits[DUNE_EDITS_MAX] __attribute__((aligned(4096)));
 	struct dune_direct_state direct;
 };
