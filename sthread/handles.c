@@ -11,21 +11,43 @@ enum {
 	REST = 4096, /* slots that stay free: so many handles are ended before one slot is used again */
 };
 
-/* Takes the slot that has been free longest.  Generations are few: the same slot again and again would soon have been
- * through all of them. */
+/* Puts a slot at the end of the queue of free ones, if it is free and nobody holds its number.  Generations are few: the same
+ * slot again and again would soon have been through all of them. */
+static void set_free(struct handles *handles, struct handle_slot *slot)
+{
+	uint32_t place = (uint32_t)(slot - handles->slots) + 1;
+	if (slot->object || slot->holds || slot->queued)
+		return;
+	slot->queued = true;
+	slot->next_free = 0;
+	if (handles->free_count++)
+		handles->slots[handles->free_last - 1].next_free = place;
+	else
+		handles->free_list = place;
+	handles->free_last = place;
+}
+
+/* Takes the slot that has been free longest.  One that is held by now leaves the queue until it is not.  Returns its place,
+ * index + 1; 0: there is none, or those there are shall rest. */
 static uint32_t take_free(struct handles *handles)
 {
-	uint32_t index = handles->free_list - 1;
-	handles->free_list = handles->slots[index].next_free;
-	handles->free_count--;
-	return index;
+	while (handles->free_count > REST || (handles->free_count && handles->count > INDEX_MASK)) {
+		uint32_t place = handles->free_list;
+		struct handle_slot *slot = &handles->slots[place - 1];
+		handles->free_list = slot->next_free;
+		handles->free_count--;
+		slot->queued = false;
+		if (!slot->holds)
+			return place;
+	}
+	return 0;
 }
 
 int handle_new(struct handles *handles, void *object)
 {
-	uint32_t index;
-	if (handles->free_count > REST || (handles->free_count && handles->count > INDEX_MASK)) {
-		index = take_free(handles);
+	uint32_t index = take_free(handles);
+	if (index) {
+		index--;
 	} else {
 		if (handles->count > INDEX_MASK) {
 			errno = ENFILE;
@@ -72,13 +94,23 @@ void handle_end(struct handles *handles, int handle)
 	slot->generation = (slot->generation + 1) & GENERATION_MASK;
 	if (!slot->generation)
 		slot->generation = 1;
-	slot->next_free = 0;
-	uint32_t place = (uint32_t)(slot - handles->slots) + 1;
-	if (handles->free_count++)
-		handles->slots[handles->free_last - 1].next_free = place;
-	else
-		handles->free_list = place;
-	handles->free_last = place;
+	set_free(handles, slot);
+}
+
+bool handle_hold(struct handles *handles, int handle)
+{
+	uint32_t index = (uint32_t)handle & INDEX_MASK;
+	if (handle < 0 || index >= handles->count)
+		return false;
+	handles->slots[index].holds++;
+	return true;
+}
+
+void handle_drop(struct handles *handles, int handle)
+{
+	struct handle_slot *slot = &handles->slots[(uint32_t)handle & INDEX_MASK];
+	slot->holds--;
+	set_free(handles, slot);
 }
 
 void handles_end_all(struct handles *handles, bool (*dispose)(void *object))

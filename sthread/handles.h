@@ -13,6 +13,8 @@ struct handle_slot {
 	void *object; /* NULL: free */
 	uint32_t generation;
 	uint32_t next_free; /* index + 1; 0 ends the list */
+	uint32_t holds;     /* how many remember a handle with this index: it is not given out again meanwhile */
+	bool queued;        /* in the queue of free ones */
 };
 
 struct handles {
@@ -28,6 +30,11 @@ int handle_new(struct handles *handles, void *object);
 void *handle_get(const struct handles *handles, int handle);
 /* Ends a handle.  Preconditions: handle_get() knows it. */
 void handle_end(struct handles *handles, int handle);
+/* Between these two no new object gets a handle with the index of this one, which may be stale already: whoever remembers a
+ * handle for long would take that for the object it knew, once the generations begin anew.  handle_hold() returns false if
+ * no handle ever had this index; then nothing is held. */
+bool handle_hold(struct handles *handles, int handle);
+void handle_drop(struct handles *handles, int handle);
 /* Calls dispose() with every object and ends the handles of those it returns true for. */
 void handles_end_all(struct handles *handles, bool (*dispose)(void *object));
 

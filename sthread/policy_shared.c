@@ -265,6 +265,34 @@ static void put_files(const struct policy_file *list, uint32_t count)
 		open_file_put(policy_open_file(list[i].file));
 }
 
+/* What a policy names by number keeps its number, even when it is gone: a grant binds the object. */
+static int hold_names(const struct policy *policy)
+{
+	uint32_t tags = 0, gates = 0;
+	while (tags < policy->tags && handle_hold(&supervisor.tags, policy->tag[tags].tag))
+		tags++;
+	while (gates < policy->gates && handle_hold(&supervisor.gates, policy->gate[gates]))
+		gates++;
+	if (tags == policy->tags && gates == policy->gates &&
+	    (!policy->template || handle_hold(&supervisor.templates, policy->template - 1)))
+		return 0;
+	while (tags--)
+		handle_drop(&supervisor.tags, policy->tag[tags].tag);
+	while (gates--)
+		handle_drop(&supervisor.gates, policy->gate[gates]);
+	return dune_fail(EBADF, "the policy names a tag, a gate or a template that never was");
+}
+
+static void drop_names(const struct policy *policy)
+{
+	for (uint32_t i = 0; i < policy->tags; i++)
+		handle_drop(&supervisor.tags, policy->tag[i].tag);
+	for (uint32_t i = 0; i < policy->gates; i++)
+		handle_drop(&supervisor.gates, policy->gate[i]);
+	if (policy->template)
+		handle_drop(&supervisor.templates, policy->template - 1);
+}
+
 /* A life opens the files of a policy made for it, and closes them when it wants. */
 static uint32_t files_kept(const struct shared *shared)
 {
@@ -301,6 +329,12 @@ const struct policy *policy_new_from(const struct policy *from, enum policy_use 
 		object_free(shared);
 		return NULL;
 	}
+	if (hold_names(policy) != 0) {
+		put_files(policy->path, policy->paths);
+		put_files(policy->file, files_kept(shared));
+		object_free(shared);
+		return NULL;
+	}
 	for (uint32_t i = 0; i < policy->files; i++)
 		shared->writes_files = shared->writes_files || policy->file[i].prot & PROT_WRITE;
 	shared->shape = shape_of(policy);
@@ -327,5 +361,6 @@ void policy_put(const struct policy *policy)
 		return;
 	put_files(policy->path, policy->paths);
 	put_files(policy->file, files_kept(shared));
+	drop_names(policy);
 	object_free(shared);
 }
