@@ -98,6 +98,21 @@ static void ring3_runs_and_answers(void)
 	CU_ASSERT_EQUAL(space.context.regs.rdi, 42);
 }
 
+static void one_stopped_just_before_its_exit_makes_it_after_anothers_exit_from_there(void)
+{
+	struct space one, other;
+	open_machine();
+	make(&one, add_code, sizeof add_code);
+	make(&other, add_code, sizeof add_code);
+	for (unsigned i = 0; i < PLACES; i++) {
+		struct dune_exit exit = call(&one, machine->trampoline_service, i, 0);
+		CU_ASSERT_EQUAL(exit.kind, DUNE_EXIT_SERVICE);
+		exit = call(&other, machine->trampoline_service, 7, 0);
+		CU_ASSERT_EQUAL(exit.kind, DUNE_EXIT_SERVICE);
+		CU_ASSERT_EQUAL(other.context.regs.rdi, 7);
+	}
+}
+
 static void a_fault_says_what_where_and_how(void)
 {
 	struct space space;
@@ -261,6 +276,8 @@ static void a_virtual_cpu_is_made_anew_after_a_triple_fault(void)
 static const struct harness_test tests[] = {
 	{ "the facts about the host hold together", host_facts_hold_together, HARNESS_FORK },
 	{ "code in ring 3 runs and answers", ring3_runs_and_answers, HARNESS_FORK },
+	{ "one stopped just before its exit makes it, after another's exit from there",
+	  one_stopped_just_before_its_exit_makes_it_after_anothers_exit_from_there, HARNESS_FORK },
 	{ "a page fault says what was touched, where and how", a_fault_says_what_where_and_how, HARNESS_FORK },
 	{ "a system call exits with its registers", a_system_call_exits_with_its_registers, HARNESS_FORK },
 	{ "an edit by the monitor is seen at once", an_edit_by_the_monitor_is_seen_at_once, HARNESS_FORK },

@@ -449,8 +449,10 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 	struct kvm_run *run = vcpu->run;
 	struct kvm_sregs *sregs = &run->s.regs.sregs;
 	uint64_t dirty = KVM_SYNC_X86_REGS;
+	/* KVM steps over the OUT of the last exit when it finds a virtual CPU still there; this one has yet to make it. */
+	bool stays = context->regs.rip == vcpu->exit_address;
 	if (vcpu->tenant != context->tenant) {
-		if ((vcpu->pending || vcpu->stuck) && complete_pending(vcpu) != 0)
+		if ((stays || vcpu->pending || vcpu->stuck) && complete_pending(vcpu) != 0)
 			return -1;
 		drop_selectors();
 		if (context->saved && set_vector(vcpu, context) != 0)
@@ -547,6 +549,7 @@ static bool decode_io(struct dune_vcpu *vcpu, struct dune_context *context, stru
 {
 	const struct kvm_run *run = vcpu->run;
 	bool user = run->s.regs.sregs.ss.dpl == 3;
+	vcpu->exit_address = run->s.regs.regs.rip;
 	if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 1 || run->io.count != 1)
 		return false;
 	/* A compartment's own OUT may be a string instruction, of which there is more to come. */

@@ -22,7 +22,7 @@ struct dune_context {
 	struct kvm_regs regs; /* general registers, RIP, RFLAGS */
 	uint64_t fs_base, gs_base;
 	bool direct_calls; /* it may make direct calls (direct.h) */
-	bool saved; /* vector and events below are to be restored */
+	bool saved;        /* vector and events below are to be restored */
 	bool events_saved;
 	void *vector; /* vector state, machine->vector_size bytes, owned; NULL until first saved */
 	struct kvm_vcpu_events events;
@@ -56,10 +56,11 @@ struct dune_vcpu {
 	struct kvm_run *run;
 	struct dune_processor_area *area; /* here; in the guest at `area_address` */
 	uint64_t area_address;
-	uint64_t tenant;     /* whose registers the virtual CPU holds; 0: nobody's */
-	uint64_t generation; /* of the root it has loaded */
-	bool pending;        /* the last exit may have left an operation or event behind (law 5) */
-	bool stuck;          /* it cannot be completed: never used again */
+	uint64_t tenant;       /* whose registers the virtual CPU holds; 0: nobody's */
+	uint64_t generation;   /* of the root it has loaded */
+	bool pending;          /* the last exit may have left an operation or event behind (law 5) */
+	uint64_t exit_address; /* of the last OUT that exited */
+	bool stuck;            /* it cannot be completed: never used again */
 	pthread_t thread;
 	_Atomic bool running; /* between entering and leaving KVM_RUN */
 	_Atomic bool kicked;  /* a kick that came when it was not running: the next run returns at once */
