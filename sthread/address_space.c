@@ -8,7 +8,9 @@
 #include "tag.h"
 
 enum {
-	WORKING_SET_PAGES = 512,    /* remembered for each shape */
+	WORKING_SET_PAGES = 512,    /* remembered for each shape, */
+	WORKING_SET_TABLES = 32,    /* and page tables that lead to them */
+	LEARN_PAGES = 1024,         /* looked at after a life */
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
 	WORKING_SETS = 256,         /* shapes whose working set is remembered */
 	CANARY_OFFSET =
@@ -56,8 +58,8 @@ static int map_special(struct address_space *space)
 	uint64_t thread_page = supervisor.snapshot.thread_pointer & ~DUNE_PAGE_MASK;
 	uint64_t life = dune_frame_new(machine);
 	if (!life || space_fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
-	    space_fill(space, machine->window + WINDOW_LIFE_MONITOR, life | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) !=
-		    0)
+	    space_fill(space, machine->window + WINDOW_LIFE_MONITOR,
+		       life | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) != 0)
 		return dune_fail(ENOMEM, "out of guest memory");
 	space->life = dune_physical_at(machine, life);
 	const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, thread_page);
@@ -107,7 +109,7 @@ static struct address_space *make(void)
 struct working_set {
 	struct working_set *next;
 	uint64_t shape;
-	size_t count;
+	size_t count, tables;
 	uint64_t addresses[WORKING_SET_PAGES];
 };
 static struct working_set *working_sets;
@@ -121,6 +123,22 @@ static struct working_set *working_set_of(uint64_t shape)
 	return set;
 }
 
+/* A life may have been hostile, and later ones shall not pay for it: pages that lie far from all others need a page table
+ * each. */
+static void add_to_set(struct working_set *set, uint64_t address)
+{
+	bool near = false;
+	for (size_t i = 0; i < set->count; i++) {
+		if (set->addresses[i] == address)
+			return;
+		near = near || set->addresses[i] / DUNE_LARGE_PAGE_SIZE == address / DUNE_LARGE_PAGE_SIZE;
+	}
+	if (!near && set->tables == WORKING_SET_TABLES)
+		return;
+	set->tables += !near;
+	set->addresses[set->count++] = address;
+}
+
 /* Learns from a life that made private pages of its own.  Pages are added in the order they were made in. */
 static void learn(const struct address_space *space)
 {
@@ -132,15 +150,11 @@ static void learn(const struct address_space *space)
 		*set = (struct working_set){ .next = working_sets, .shape = space->shape };
 		working_sets = set;
 	}
-	for (size_t i = space->learned; i < space->page_count && set->count < WORKING_SET_PAGES; i++) {
-		size_t at = 0;
-		if (tag_at(space->pages[i].address) >= 0)
-			continue; /* the next life may have another tag */
-		while (at < set->count && set->addresses[at] != space->pages[i].address)
-			at++;
-		if (at == set->count)
-			set->addresses[set->count++] = space->pages[i].address;
-	}
+	size_t end =
+		space->learned + LEARN_PAGES < space->page_count ? space->learned + LEARN_PAGES : space->page_count;
+	for (size_t i = space->learned; i < end && set->count < WORKING_SET_PAGES; i++)
+		if (tag_at(space->pages[i].address) < 0) /* the next life may have another tag */
+			add_to_set(set, space->pages[i].address);
 }
 
 /* Preconditions: the space has never run. */
