@@ -223,14 +223,14 @@ static void every_state(void)
 	for (unsigned round = 0; round < 2 * STATES; round++)
 		kill_round(&states[round % STATES], &sc, shared, round);
 	fds = live_open_fds();
-	handles = supervisor.sthreads.count;
+	handles = supervisor.sthreads.count - supervisor.sthreads.free_count;
 	ASSERT_EQUAL(sthread_statistics(&before), 0);
 	for (unsigned round = 0; round < ROUNDS / harness_time_scale(); round++)
 		kill_round(&states[round % STATES], &sc, shared, round);
 	ASSERT_EQUAL(sthread_statistics(&after), 0);
 	ASSERT_EQUAL(after.frames_used, before.frames_used);
 	ASSERT_EQUAL(after.address_spaces, before.address_spaces);
-	ASSERT_EQUAL(supervisor.sthreads.count, handles);
+	ASSERT_EQUAL(supervisor.sthreads.count - supervisor.sthreads.free_count, handles);
 	ASSERT_EQUAL(live_open_fds(), fds);
 	worker.body = NULL;
 	sem_post(&worker.begin);
