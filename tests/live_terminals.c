@@ -38,7 +38,7 @@ static void *read_nothing(void *fd)
 
 	if (fcntl((int)(intptr_t)fd, F_SETFL, O_NONBLOCK) != 0)
 		return NULL;
-	for (int i = 0; i < READS; i++)
+	for (int i = 0; i < READS / (int)harness_time_scale(); i++)
 		if (read((int)(intptr_t)fd, &byte, 1) != -1 || errno != EAGAIN)
 			return NULL;
 	return (void *)1;
@@ -56,7 +56,8 @@ static void interrupted(void)
 	timer_t timer;
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
 	const struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
-	const struct timespec each = { .tv_nsec = 50000 };
+	/* Slow machines have to get on in between. */
+	const struct timespec each = { .tv_nsec = 50000 * (long)harness_time_scale() };
 
 	live_init();
 	CU_ASSERT_FATAL(open_terminal());
