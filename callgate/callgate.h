@@ -8,7 +8,8 @@
  * A gate can create sthreads: sc_init(), sc_copy(), sc_destroy(), the sc_*_add functions and limits, sthread_create(),
  * _join(), _join_info(), _step(), _state(), _kill() and _get_info() work in it as they do in host mode, except that
  *   - what it grants must be its own: a tag, gate, call or limit of its policy, a directory under the number it was
- *     granted under, a descriptor that it holds, with the same rights or fewer.  The sc_*_add functions only note
+ *     granted under, a descriptor that it holds, with the same rights or fewer (a directory that it opened beneath one
+ *     of a path grant: only if that grant has no more rights than these).  The sc_*_add functions only note
  *     what is asked for; sthread_create() fails: EPERM more than the gate has; EBADF a descriptor, directory or gate
  *     that it does not have.  A limit that is not set is the default, or the gate's if that is less; the gate's
  *     conditions on arguments hold for the sthread too;

@@ -52,6 +52,8 @@ static int read_files(const struct policy *words, struct compartment *gate, stru
 		const struct open_file *file = descriptor_get(gate, number, prot);
 		if (!file)
 			return dune_fail(EPERM, "the gate does not have these rights to descriptor %d", number);
+		if (file->beneath & ~prot) /* it is the open file that says what may be done beneath it */
+			return dune_fail(EPERM, "more may be done beneath directory %d than the grant says", number);
 		policy->file[policy->files++] =
 			(struct policy_file){ .number = number, .file = file->handle, .prot = prot };
 	}

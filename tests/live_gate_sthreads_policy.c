@@ -404,6 +404,56 @@ static void rights_work(void)
 	finish(&sc);
 }
 
+/* ---- directories ------------------------------------------------------------------------------------------------- */
+
+/* Returns what opening the file for reading (1) and for writing (2) came to. */
+static void *body_open_beneath(void *argument)
+{
+	int directory = (int)(intptr_t)argument;
+	int reading = openat(directory, "file", O_RDONLY), writing = openat(directory, "file", O_WRONLY);
+
+	return (void *)(intptr_t)((reading >= 0 ? 1 : 0) | (writing >= 0 ? 2 : 0));
+}
+
+/* Opens the directory, and grants it to an sthread for reading. */
+static void *in_gate_hand_on(void *argument)
+{
+	int directory = open(".", O_RDONLY | O_DIRECTORY);
+	void *result = NULL;
+	sthread_t st;
+	sc_t sc;
+
+	(void)argument;
+	if (directory < 0)
+		return (void *)-1000;
+	sc_init(&sc);
+	sc_fd_add(&sc, directory, PROT_READ);
+	sc_sys_add(&sc, SYS_openat);
+	if (sthread_create(&st, &sc, body_open_beneath, (void *)(intptr_t)directory) != 0)
+		result = (void *)(intptr_t)-errno;
+	else if (sthread_join(st, &result) != 0)
+		result = (void *)-1001;
+	close(directory);
+	return result;
+}
+
+static void a_directory_is_handed_on_with_its_rights(void)
+{
+	sc_t sc, reads, writes;
+
+	prepare(&sc);
+	sc_init(&reads);
+	sc_sys_add(&reads, SYS_openat);
+	ASSERT_EQUAL(sc_copy(&writes, &reads), 0);
+	sc_path_add(&reads, record->directory, PROT_READ);
+	sc_path_add(&writes, record->directory, BOTH);
+	ASSERT_EQUAL(call(cgate_create(act, &reads, NULL), in_gate_hand_on), 1);
+	ASSERT_EQUAL(call(cgate_create(act, &writes, NULL), in_gate_hand_on), -EPERM);
+	sc_destroy(&reads);
+	sc_destroy(&writes);
+	finish(&sc);
+}
+
 /* ---- hostile gates ----------------------------------------------------------------------------------------------- */
 
 static long raw(enum service service, uint64_t a, uint64_t b, uint64_t c)
@@ -638,6 +688,8 @@ static const struct harness_test tests[] = {
 	{ "each right is granted to a gate's sthread if the gate has it, and else refused", right_by_right,
 	  HARNESS_FORK },
 	{ "what a gate grants can be used, and no more", rights_work, HARNESS_FORK },
+	{ "a directory that a gate opened is handed on with its rights or not at all",
+	  a_directory_is_handed_on_with_its_rights, HARNESS_FORK },
 	{ "no policy in a gate's memory makes an sthread with more rights than the gate", mutated_words, HARNESS_FORK },
 	{ "the services for gates refuse bad addresses, bad handles, and everybody else", hostile_arguments,
 	  HARNESS_FORK },
