@@ -49,11 +49,12 @@ static int read_files(const struct policy *words, struct compartment *gate, stru
 				return bad("a descriptor twice");
 		if (!descriptor_get(gate, number, 0))
 			return dune_fail(EBADF, "the gate does not have descriptor %d", number);
-		const struct open_file *file = descriptor_get(gate, number, prot);
+		struct open_file *file = descriptor_get(gate, number, prot);
 		if (!file)
 			return dune_fail(EPERM, "the gate does not have these rights to descriptor %d", number);
 		if (file->beneath & ~prot) /* it is the open file that says what may be done beneath it */
 			return dune_fail(EPERM, "more may be done beneath directory %d than the grant says", number);
+		file->passed_on = true;
 		policy->file[policy->files++] =
 			(struct policy_file){ .number = number, .file = file->handle, .prot = prot };
 	}

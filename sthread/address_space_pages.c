@@ -38,6 +38,7 @@ static int edit_now(struct address_space *space, const uint64_t *entry, uint64_t
 	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
 	struct dune_edit edit = edit_of(entry, value);
 	if (!vcpu || dune_vcpu_edit(vcpu, &space->context, &edit, 1) != 0) {
+		space->poisoned = true; /* what it shows is not known */
 		errno = EIO;
 		return -1;
 	}
@@ -192,6 +193,7 @@ int edit_list_commit(struct address_space *space, struct edit_list *list)
 		struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
 		result = vcpu ? dune_vcpu_edit(vcpu, &space->context, list->edits, list->count) : -1;
 		supervisor.statistics.monitor_edits += list->count;
+		space->poisoned = space->poisoned || result != 0; /* what it shows is not known */
 	}
 	free(list->edits);
 	*list = (struct edit_list){ 0 };
@@ -312,7 +314,7 @@ static int rebase_page(struct address_space *space, uint64_t address, struct edi
 	if (*entry & DUNE_PTE_PRIVATE) {
 		struct private_page *page = find_private(space, address);
 		page->origin = value & DUNE_PTE_FRAME;
-		if (!space->lives) /* else it is restored before the next one */
+		if (!space->lives && page->origin) /* else it is restored before the next one */
 			memcpy(dune_physical_at(supervisor.machine, page->frame),
 			       dune_physical_at(supervisor.machine, page->origin), DUNE_PAGE_SIZE);
 		return 0;

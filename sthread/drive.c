@@ -247,6 +247,10 @@ static void drive(struct sthread *sthread)
 		if (nested_stopped(sthread)) {
 			compartment->info.end = STHREAD_KILLED;
 			outcome = ENDED;
+		} else if (compartment->space->poisoned) {
+			/* A right could not be taken from it: it must not run. */
+			compartment->info.end = STHREAD_HOST_FAILURE;
+			outcome = ENDED;
 		} else if (budget_spent(compartment, time)) {
 			outcome = ENDED;
 		} else if (!vcpu || (!sthread->retry &&

@@ -118,12 +118,19 @@ struct open_file {
 	int fd;
 	unsigned references;
 	unsigned mode;      /* st_mode */
-	bool opened_inside; /* by a compartment, which nobody shares it with: counted in supervisor.files_open */
+	bool opened_inside; /* by a compartment: counted in supervisor.files_open */
+	bool passed_on;     /* by the gate that opened it, to an sthread of its own: shared from then on */
 	enum open_file_kind kind;
 	int beneath;        /* a directory opened inside: the rights that its path grant gives beneath it */
 	int handle;         /* its own */
 	char *path;         /* granted directories: where it was, for absolute paths; else NULL */
 };
+
+/* Whether the compartment that has it shares it with nobody: then it may do more with it. */
+static inline bool open_file_is_own(const struct open_file *file)
+{
+	return file->opened_inside && !file->passed_on;
+}
 
 /* Makes an open file from fd, which it then owns.  NULL with errno: fd is still the caller's. */
 struct open_file *open_file_new(int fd);

@@ -52,7 +52,7 @@ long call_add(struct call *call, struct open_file *file, int rights, bool nonblo
 
 long call_may_change(struct call *call)
 {
-	return call->file->opened_inside ? 0 : call_granted(call);
+	return open_file_is_own(call->file) ? 0 : call_granted(call);
 }
 
 bool call_blocks(const struct call *call)
@@ -124,7 +124,7 @@ static long try_again(struct call *call)
 static long lock_range(struct call *call, int command, bool wait)
 {
 	struct flock lock;
-	if (!call->file->opened_inside)
+	if (!open_file_is_own(call->file))
 		return call_refused(call);
 	if (call_get(call, call->argument[2], &lock, sizeof lock) != 0)
 		return -EFAULT;
@@ -141,7 +141,7 @@ static long lock_range(struct call *call, int command, bool wait)
 long serve_flock(struct call *call)
 {
 	int operation = (int)call->argument[1];
-	if (!call->file->opened_inside)
+	if (!open_file_is_own(call->file))
 		return call_refused(call);
 	if (flock(call->file->fd, operation | LOCK_NB) == 0)
 		return 0;
@@ -168,7 +168,7 @@ static long set_flags(const struct call *call)
 	if (flags < 0)
 		return -errno;
 	if ((wanted ^ flags) & O_APPEND) {
-		if (!call->file->opened_inside)
+		if (!open_file_is_own(call->file))
 			return -EPERM;
 		if (fcntl(call->file->fd, F_SETFL, flags ^ O_APPEND) != 0)
 			return -errno;

@@ -235,7 +235,7 @@ static long name_own(struct call *call, struct address *address)
 {
 	if (!is_socket(call))
 		return -ENOTSOCK;
-	if (!call->file->opened_inside)
+	if (!open_file_is_own(call->file))
 		return call_refused(call);
 	long bad = get_address(call, call->argument[1], call->argument[2], address);
 	return bad ? bad : may_be_named(address) ? 0 : -EACCES;
