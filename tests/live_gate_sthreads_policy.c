@@ -454,6 +454,44 @@ static void a_directory_is_handed_on_with_its_rights(void)
 	finish(&sc);
 }
 
+/* Returns 0 if the file was cut, or an errno. */
+static void *body_cut(void *file)
+{
+	return (void *)(intptr_t)(ftruncate((int)(intptr_t)file, 0) == 0 ? 0 : errno);
+}
+
+/* Opens the file, cuts it itself, and hands it on.  Returns what the sthread's attempt came to. */
+static void *in_gate_hand_file_on(void *argument)
+{
+	int file = open("file", O_RDWR);
+	void *result = NULL;
+	sthread_t st;
+	sc_t sc;
+
+	(void)argument;
+	if (file < 0 || ftruncate(file, 1) != 0)
+		return (void *)-1000;
+	sc_init(&sc);
+	sc_fd_add(&sc, file, BOTH);
+	if (sthread_create(&st, &sc, body_cut, (void *)(intptr_t)file) != 0 || sthread_join(st, &result) != 0)
+		result = (void *)-1001;
+	close(file);
+	return result;
+}
+
+static void a_file_that_is_handed_on_is_shared(void)
+{
+	sc_t sc, writes;
+
+	prepare(&sc);
+	sc_init(&writes);
+	sc_sys_add(&writes, SYS_openat);
+	sc_path_add(&writes, record->directory, BOTH);
+	ASSERT_EQUAL(call(cgate_create(act, &writes, NULL), in_gate_hand_file_on), EPERM);
+	sc_destroy(&writes);
+	finish(&sc);
+}
+
 /* ---- hostile gates ----------------------------------------------------------------------------------------------- */
 
 static long raw(enum service service, uint64_t a, uint64_t b, uint64_t c)
@@ -690,6 +728,8 @@ static const struct harness_test tests[] = {
 	{ "what a gate grants can be used, and no more", rights_work, HARNESS_FORK },
 	{ "a directory that a gate opened is handed on with its rights or not at all",
 	  a_directory_is_handed_on_with_its_rights, HARNESS_FORK },
+	{ "a file that a gate hands on is a shared one: what changes it wants a grant",
+	  a_file_that_is_handed_on_is_shared, HARNESS_FORK },
 	{ "no policy in a gate's memory makes an sthread with more rights than the gate", mutated_words, HARNESS_FORK },
 	{ "the services for gates refuse bad addresses, bad handles, and everybody else", hostile_arguments,
 	  HARNESS_FORK },
