@@ -22,9 +22,14 @@ static uint8_t zeros[10 * PAGE];
 static __thread uint8_t in_tls[2000];
 static uint8_t *heap;
 
+/* Lives are run again, seldom, when a slice ended in the middle: that is an exit more that is not theirs. */
 static void one_exit(void)
 {
+	enum {
+		LIVES = 100
+	};
 	struct life life;
+	int kicked = 0;
 
 	live_init();
 	life = live_run_bare(body_nothing, (void *)1);
@@ -33,17 +38,23 @@ static void one_exit(void)
 
 	uint64_t space = life.info.address_space, instance = life.info.instance;
 
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0; i < LIVES && kicked < LIVES / 2; i++) {
 		life = live_run_bare(body_nothing, (void *)(uintptr_t)i);
 		ASSERT_RETURNED(life, i);
 		ASSERT_EQUAL(life.info.recycled, 1);
 		ASSERT_EQUAL(life.info.address_space, space);
 		CU_ASSERT(life.info.instance > instance);
 		instance = life.info.instance;
-		ASSERT_EQUAL(life.info.exits, 1);
 		ASSERT_EQUAL(life.info.traps, 0);
 		ASSERT_EQUAL(life.info.pages_copied, 0);
+		if (life.info.exits > 1 && life.info.calls_served == 0) {
+			kicked++;
+			i--;
+		} else {
+			ASSERT_EQUAL(life.info.exits, 1);
+		}
 	}
+	CU_ASSERT(kicked < LIVES / 2);
 }
 
 static void *dirty(void *pages)
