@@ -39,9 +39,10 @@ static char folder[] = "/tmp/live_httpd_key.XXXXXX";
 static jmp_buf over;
 static int exit_status;
 static bool key_is_early;
-/* The mistake: what the server must not have read before the snapshot. */
-static char early_text[4096];
-static uint8_t early_der[DER_MAX];
+/* The mistake: what the server must not have read before the snapshot.  live_find() does not find what begins in one
+ * page and ends in the next. */
+static char early_text[4096] __attribute__((aligned(4096)));
+static uint8_t early_der[DER_MAX] __attribute__((aligned(DER_MAX)));
 static EVP_PKEY *early_key;
 
 static struct {
