@@ -463,6 +463,7 @@ static void *write_globals(void *unused)
 {
 	(void)unused;
 	memset(many_globals, 1, sizeof(many_globals));
+	__asm__ volatile("" : : "r"(many_globals) : "memory"); /* what nobody reads would not be stored */
 	return (void *)1;
 }
 
@@ -540,6 +541,7 @@ static void *touch_eight(void *stride)
 {
 	/* The addresses that mmap() gives are limited by the quota, too: it has to be a large one. */
 	memset(many_globals, 1, MIB);
+	__asm__ volatile("" : : "r"(many_globals) : "memory");
 	for (uintptr_t i = 0; i < 8; i++) {
 		/* As much as a small quota allows at once; what is not touched costs nothing. */
 		uint8_t *at = NULL;

@@ -211,6 +211,7 @@ static uint8_t *use_key(void)
 	memcpy(key_global, key, KEY_SIZE);
 	memcpy(mapped + 1000, key, KEY_SIZE);
 	memcpy(copy + 50000, key, KEY_SIZE);
+	__asm__ volatile("" : : "r"(copy) : "memory");
 	free(copy);
 	fwrite(key, KEY_SIZE, 1, file);
 	memcpy(text, key, KEY_SIZE);
@@ -304,6 +305,7 @@ static void freed_heap(void)
 		make_key(held_keys[i]);
 		memcpy(held[i], held_keys[i], KEY_SIZE);
 	}
+	__asm__ volatile("" : : "r"(blocks), "r"(held) : "memory"); /* what nobody reads would not be stored */
 	for (int i = 0; i < COUNT; i++)
 		free(blocks[i]);
 	live_init();
