@@ -239,7 +239,8 @@ static void object_free(struct shared *shared)
 static void *place(char **at, const void *from, size_t size)
 {
 	void *here = *at;
-	memcpy(here, from, size);
+	if (size) /* an empty list may be NULL */
+		memcpy(here, from, size);
 	*at += size;
 	return here;
 }
