@@ -55,8 +55,8 @@ struct memory_bounds {
 	bool *out_of_memory;    /* set when it would have the page, but for the quota or for want of memory */
 };
 
-/* Takes an idle address space that shows this pristine state and has served this policy's shape and function before, or makes one with private
- * copies of the pages that such lives have written to; maps the policy's tags and no others.
+/* Takes an idle address space that shows this pristine state and has served this policy's shape and function before, or
+ * makes one with private copies of the pages that such lives have written to; maps the policy's tags and no others.
  * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO. */
 struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
 					 uint64_t *restored);

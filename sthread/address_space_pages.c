@@ -246,10 +246,7 @@ static int cover_template(struct address_space *space, const struct memory_bound
 			result = add_cover(space, &pristine->pages[i], entry, &list);
 	}
 	*bounds->pages_copied += space->page_count - before;
-	if (edit_list_commit(space, &list) == 0)
-		return result;
-	space->poisoned = true; /* what it shows is not known */
-	return -1;
+	return edit_list_commit(space, &list) == 0 ? result : -1;
 }
 
 int address_space_clear(struct address_space *space, const struct memory_bounds *bounds, uint64_t start, uint64_t end)

@@ -47,7 +47,7 @@ struct edit_list {
 	size_t count, room;
 };
 int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value);
-/* Makes the edits and empties the list.  Preconditions: the space is not running. */
+/* Makes the edits and empties the list; after a failure the space is poisoned.  Preconditions: the space is not running. */
 int edit_list_commit(struct address_space *space, struct edit_list *list);
 
 /* ---- tags (address_space_tags.c) ------------------------------------------------------------------- */

@@ -211,34 +211,6 @@ static void random_edits_agree_with_a_model(void)
 	free(tables.host);
 }
 
-static void the_tables_that_are_missing_are_counted(void)
-{
-	for (unsigned round = 0; round < 300; round++) {
-		struct dune_tables tables = tables_new(256);
-		uint64_t root = dune_tables_new(&tables);
-
-		random_state = 3 + round;
-		for (unsigned range = 0; range < 4; range++) {
-			uint64_t address = random_address();
-			uint64_t pages = 1 + random_next() % (random_next() % 2 ? 3 : 5000);
-
-			if (address + pages * PAGE > DUNE_USER_END)
-				pages = (DUNE_USER_END - address) / PAGE;
-
-			/* A range need not be aligned: from somewhere in the first page to somewhere in the last. */
-			uint64_t skip = random_next() % PAGE, cut = pages > 1 ? random_next() % PAGE : 0;
-			size_t missing = dune_tables_missing(&tables, root, address + skip, pages * PAGE - skip - cut);
-			size_t used = tables.used;
-
-			for (uint64_t i = 0; i < pages; i++)
-				CU_ASSERT_PTR_NOT_NULL(dune_tables_entry(&tables, root, address + i * PAGE, true));
-			CU_ASSERT_EQUAL(tables.used - used, missing * PAGE);
-			CU_ASSERT_EQUAL(dune_tables_missing(&tables, root, address, pages * PAGE), 0);
-		}
-		free(tables.host);
-	}
-}
-
 static void running_out_of_tables_harms_nothing(void)
 {
 	for (size_t pages = 5; pages < 12; pages++) {
@@ -302,7 +274,6 @@ static void a_directory_is_shared_by_many_roots(void)
 		CU_ASSERT_EQUAL(walk(&tables, roots[i], address + GIB), 0);
 		CU_ASSERT_EQUAL(walk(&tables, roots[i], address - GIB), 0);
 		CU_ASSERT_EQUAL(walk(&tables, roots[i], address + PAGE), 0);
-		CU_ASSERT_EQUAL(dune_tables_missing(&tables, roots[i], address, PAGE), 0);
 	}
 
 	/* The GiB beside it is each root's own. */
@@ -446,7 +417,6 @@ static const struct harness_test tests[] = {
 	{ "a lookup makes no table", a_lookup_makes_nothing },
 	{ "an entry has one place, found again by every address of its page", an_entry_has_one_place },
 	{ "random maps, unmaps and protects agree with a model in every root", random_edits_agree_with_a_model },
-	{ "as many tables are made as were said to be missing", the_tables_that_are_missing_are_counted },
 	{ "running out of tables is reported and harms no entry", running_out_of_tables_harms_nothing },
 	{ "roots derived from one differ only where they own their tables", derived_roots_differ_only_where_they_own },
 	{ "a root that changes nothing costs one table, a page of its own the path to it",

@@ -65,19 +65,6 @@ int dune_tables_map_large(struct dune_tables *tables, uint64_t root, uint64_t ad
 	return 0;
 }
 
-size_t dune_tables_missing(const struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t bytes)
-{
-	size_t missing = 0;
-	for (unsigned level = 1; level < LEVELS; level++) {
-		uint64_t span = (uint64_t)1 << (PAGE_SHIFT + INDEX_BITS * level);
-		for (uint64_t at = address & ~(span - 1); at < address + bytes; at += span) {
-			const uint64_t *entry = entry_at((struct dune_tables *)tables, root, at, level + 1, false);
-			missing += !entry || !(*entry & DUNE_PTE_PRESENT);
-		}
-	}
-	return missing;
-}
-
 int dune_tables_share(struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t directory)
 {
 	uint64_t *entry = entry_at(tables, root, address, 3, true);

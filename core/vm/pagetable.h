@@ -60,9 +60,6 @@ uint64_t *dune_tables_entry(struct dune_tables *tables, uint64_t root, uint64_t 
 int dune_tables_map_large(struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t physical,
 			  uint64_t bits);
 
-/* Number of table pages that mapping [address, address + bytes) would add below root. */
-size_t dune_tables_missing(const struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t bytes);
-
 /* Lets the whole GiB at address (1 GiB aligned) below root be described by the page directory `directory`, which
  * may be shared by many roots.  Errors: EEXIST the GiB has a directory already; ENOMEM. */
 int dune_tables_share(struct dune_tables *tables, uint64_t root, uint64_t address, uint64_t directory);
