@@ -1,0 +1,55 @@
+/*
+ * space.h - address spaces in a program's hands, as data: the page pool and the tables made of it.
+ *
+ * Table pages come from the pool, whose guest-physical addresses are its virtual ones, so a table is found at the
+ * address that an entry holds.  Knows nothing of KVM: entries that are not present are filled in here, present ones are
+ * replaced by what dune_space_begin() was given (see placement.h), which also sees to the TLBs.
+ *
+ * An entry that is 0, at any level, follows the process's own mappings (kvm/mirror.h); one that is not present and not 0
+ * belongs to the program: DUNE_SPACE_REMOVED is what dune_vm_unmap() leaves.
+ */
+#ifndef DUNE_SPACE_H
+#define DUNE_SPACE_H
+
+#include "placement/placement.h"
+
+#define DUNE_SPACE_REMOVED PTE_MIRROR
+
+struct dune_space_operations {
+	/* See placement.h.  NULL: nobody uses the tables, plain stores do. */
+	int (*replace)(ptent_t *root, const struct dune_space_edit *edits, size_t count);
+	/* The guest-physical address of memory outside the pool; 0 with errno. */
+	uint64_t (*physical)(const void *address);
+};
+
+/*
+ * Makes the pool of `size` bytes at `base` (reserved by the caller, zero, readable and writable), and an empty address space in pgroot.
+ * Its lowest pages hold `pages`.  Errors: ENOMEM.
+ */
+int dune_space_begin(void *base, size_t size, const struct dune_space_operations *operations);
+/* The child of a fork: the pool and all address spaces are kept, nobody uses them yet; the lock is free again. */
+void dune_space_after_fork(void);
+
+/* The lock of all address spaces and of the pool.  A spin lock; in ring 0 of the guest interrupts are off while it is held,
+ * so that no handler of a signal can wait for it.  Taken by every dune_vm_*() and dune_page_*() function. */
+void dune_space_lock(void);
+void dune_space_unlock(void);
+
+/* Calls the function for every root: pgroot and those of dune_vm_clone().  Preconditions: the lock is held. */
+void dune_space_roots(void (*function)(ptent_t *root, void *argument), void *argument);
+
+/*
+ * For the mirror.  The lock is held.
+ *
+ * Whether the address follows the process's mappings in this root: no entry on the way belongs to the program.
+ */
+bool dune_space_follows(ptent_t *root, uintptr_t address);
+/* Fills [begin, end), at most 2 MiB within one page table, with entries that follow: physical is that of begin, bits are
+ * those of the entries besides PTE_P and PTE_MIRROR.  Entries of the program are left alone; entries that follow already
+ * gain rights if they lack some.  Never takes a right away.  Errors: ENOMEM. Makes no system call. */
+int dune_space_fill(ptent_t *root, uintptr_t begin, uintptr_t end, uint64_t physical, uint64_t bits);
+/* Drops the entries of [begin, end) that follow, in every root; with `all` those of the program as well that map the process's memory
+ * at this very address (it is gone).  Errors: those of replace(). */
+int dune_space_forget(uintptr_t begin, uintptr_t end, bool all);
+
+#endif
