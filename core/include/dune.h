@@ -290,11 +290,12 @@ int dune_vm_map_pages(ptent_t *root, void *va, size_t len, int perm) DUNE_CHECK_
 int dune_vm_insert_page(ptent_t *root, void *va, struct page *page, int perm) DUNE_CHECK_RESULT;
 /* The page of the pool at va, without a new reference; NULL and ENOENT. */
 struct page *dune_vm_lookup_page(ptent_t *root, void *va);
-/* Changes rights.  What follows the process's mappings gets its own entry first, so that the rights hold. */
+/* Changes rights.  What follows the process's mappings gets its own entry first, so that the rights hold.  PERM_NONE: what
+ * is mapped stays, and rights given later bring it back. */
 int dune_vm_mprotect(ptent_t *root, void *va, size_t len, int perm);
 /* Removes what is mapped: an access faults from now on, also where the process has memory.  Pages of the pool lose a
  * reference. */
-void dune_vm_unmap(ptent_t *root, void *va, size_t len);
+int dune_vm_unmap(ptent_t *root, void *va, size_t len);
 /* Lets [va, va + len) follow the process's mappings again. */
 int dune_vm_follow(ptent_t *root, void *va, size_t len);
 

@@ -15,11 +15,19 @@
 
 #include "dune.h"
 
-/* An entry of a page table that is to be replaced, and the address that it translates. */
+/*
+ * An entry of a page table that is to be replaced, and the addresses that it translates.  More than a page: it was a large
+ * page, or a table with all that is below it; dropping the translation of one address does not drop those.
+ *
+ * The store is an exchange (dune_space_store(), vm/space.h), and what the entry held goes to *old: processors may have set
+ * its accessed and dirty bits after the edit was made up.  *old holds what was read then.
+ */
 struct dune_space_edit {
 	ptent_t *entry;
 	ptent_t value;
 	uintptr_t address;
+	uint64_t length;
+	ptent_t *old;
 };
 
 struct dune_placement_operations {

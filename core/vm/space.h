@@ -6,7 +6,12 @@
  * replaced by what dune_space_begin() was given (see placement.h), which also sees to the TLBs.
  *
  * An entry that is 0, at any level, follows the process's own mappings (kvm/mirror.h); one that is not present and not 0
- * belongs to the program: DUNE_SPACE_REMOVED is what dune_vm_unmap() leaves.
+ * belongs to the program, as do present ones without PTE_MIRROR.  Those that are not present and have PTE_MIRROR are
+ * libdune's marks: DUNE_SPACE_REMOVED is what dune_vm_unmap() leaves, the others what dune_vm_mprotect() leaves where it
+ * takes every right away (vm/space_parts.h).
+ *
+ * A link with DUNE_PTE_SHARED (vm/pagetable.h) leads to tables that are not of the pool and the same in all roots: the
+ * machine's window.  They are never walked, copied, freed or changed.
  */
 #ifndef DUNE_SPACE_H
 #define DUNE_SPACE_H
@@ -18,9 +23,19 @@
 struct dune_space_operations {
 	/* See placement.h.  NULL: nobody uses the tables, plain stores do. */
 	int (*replace)(ptent_t *root, const struct dune_space_edit *edits, size_t count);
-	/* The guest-physical address of memory outside the pool; 0 with errno. */
+	/* The guest-physical address of memory of the process; 0 with errno.  Within a GiB (aligned) they are consecutive.
+	 * Called without the lock, but by dune_space_forget(). */
 	uint64_t (*physical)(const void *address);
+	/* The host keeps what tables held (struct dune_host, shadow_paging): before a page that was a table may be something
+	 * else, replace() stores 0 in its present entries, which nobody reaches any more. */
+	bool shadowed;
 };
+
+/* Does one edit: for replace(). */
+static inline void dune_space_store(const struct dune_space_edit *edit)
+{
+	*edit->old = __atomic_exchange_n(edit->entry, edit->value, __ATOMIC_ACQ_REL);
+}
 
 /*
  * Makes the pool of `size` bytes at `base` (reserved by the caller, zero, readable and writable), and an empty address space in pgroot.
@@ -30,8 +45,13 @@ int dune_space_begin(void *base, size_t size, const struct dune_space_operations
 /* The child of a fork: the pool and all address spaces are kept, nobody uses them yet; the lock is free again. */
 void dune_space_after_fork(void);
 
-/* The lock of all address spaces and of the pool.  A spin lock; in ring 0 of the guest interrupts are off while it is held,
- * so that no handler of a signal can wait for it.  Taken by every dune_vm_*() and dune_page_*() function. */
+/*
+ * The lock of all address spaces and of the pool.  A spin lock; in ring 0 of the guest interrupts are off while it is held,
+ * so that no handler of a signal can wait for it.  Taken by every dune_vm_*() and dune_page_*() function.
+ *
+ * A thread that holds it in ring 0 must not need dune_space_fill(), which takes it too: the library's own text and data,
+ * and the pool, are in pgroot before a thread enters.  The thread's stack is seen to here.
+ */
 void dune_space_lock(void);
 void dune_space_unlock(void);
 
