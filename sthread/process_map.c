@@ -12,16 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "elf/maps.h"
 #include "process_map.h"
 
 #define FIRST_BUFFER (256 * 1024)
 /* No line is shorter than this: "0-1 r--p 0 0:0 0\n" with the paddings that the kernel has always used. */
 #define SHORTEST_LINE 17
 #define THREAD_COUNT_TRIES 20
-
-struct text {
-	const char *at, *end;
-};
 
 /* Reads the whole of /proc/self/maps.  Returns the number of bytes, room if it did not fit, or -1. */
 static ssize_t read_maps(char *to, size_t room)
@@ -51,55 +48,6 @@ static ssize_t read_maps(char *to, size_t room)
 	return (ssize_t)length;
 }
 
-/* Takes one number and the character after it. */
-static bool take_number(struct text *text, unsigned base, char after, uint64_t *number)
-{
-	const char *start = text->at;
-
-	*number = 0;
-	for (; text->at < text->end; text->at++) {
-		char c = *text->at;
-		unsigned digit = c >= '0' && c <= '9' ? (unsigned)(c - '0') :
-				 c >= 'a' && c <= 'f' ? (unsigned)(c - 'a') + 10 :
-							16;
-
-		if (digit >= base)
-			break;
-		if (*number > (UINT64_MAX - digit) / base)
-			return false;
-		*number = *number * base + digit;
-	}
-	if (text->at == start || text->at == text->end || *text->at != after)
-		return false;
-	text->at++;
-	return true;
-}
-
-/* Takes one character that is either yes or no. */
-static bool take_flag(struct text *text, char yes, char no, bool *flag)
-{
-	if (text->at == text->end || (*text->at != yes && *text->at != no))
-		return false;
-	*flag = *text->at++ == yes;
-	return true;
-}
-
-/* Restores newlines in the path, in place: it can only get shorter. */
-static void restore_newlines(char *path)
-{
-	char *to = path;
-
-	for (const char *from = path; *from; to++) {
-		if (!strncmp(from, "\\012", 4)) {
-			*to = '\n';
-			from += 4;
-		} else {
-			*to = *from++;
-		}
-	}
-	*to = '\0';
-}
-
 /* Takes the mark of a file without a name off the path, unless it is part of the name. */
 static bool take_deleted(char *path, ino_t inode)
 {
@@ -115,73 +63,29 @@ static bool take_deleted(char *path, ino_t inode)
 	return true;
 }
 
-static enum process_mapping_kind kind_of(const char *path)
-{
-	static const struct {
-		const char *path;
-		bool is_prefix;
-		enum process_mapping_kind kind;
-	} specials[] = {
-		{ "[heap]", false, PROCESS_MAPPING_HEAP },     { "[stack]", false, PROCESS_MAPPING_STACK },
-		{ "[vdso]", false, PROCESS_MAPPING_VDSO },     { "[vvar]", false, PROCESS_MAPPING_VVAR },
-		{ "[vvar_", true, PROCESS_MAPPING_VVAR },      { "[vsyscall]", false, PROCESS_MAPPING_VSYSCALL },
-		{ "[anon:", true, PROCESS_MAPPING_ANONYMOUS },
-	};
-
-	if (!*path)
-		return PROCESS_MAPPING_ANONYMOUS;
-	if (*path == '/')
-		return PROCESS_MAPPING_FILE;
-	for (size_t i = 0; i < sizeof(specials) / sizeof(specials[0]); i++)
-		if (specials[i].is_prefix ? !strncmp(path, specials[i].path, strlen(specials[i].path)) :
-					    !strcmp(path, specials[i].path))
-			return specials[i].kind;
-	return PROCESS_MAPPING_OTHER_SPECIAL;
-}
-
 /* Understands one line, whose end is already a NUL. */
 static bool parse_line(char *line, struct process_mapping *mapping)
 {
-	struct text text = { line, line + strlen(line) + 1 };
-	uint64_t start, end, offset, major, minor, inode;
+	struct dune_maps_line parsed;
 
-	if (!take_number(&text, 16, '-', &start) || !take_number(&text, 16, ' ', &end) || start >= end ||
-	    !take_flag(&text, 'r', '-', &mapping->read) || !take_flag(&text, 'w', '-', &mapping->write) ||
-	    !take_flag(&text, 'x', '-', &mapping->execute) || !take_flag(&text, 's', 'p', &mapping->shared) ||
-	    *text.at != ' ')
+	if (!dune_maps_parse(line, &parsed))
 		return false;
-	text.at++;
-	if (!take_number(&text, 16, ' ', &offset) || !take_number(&text, 16, ':', &major) ||
-	    !take_number(&text, 16, ' ', &minor))
-		return false;
-
-	/* The inode ends the line, or a blank follows and pads to the path. */
-	struct text rest = text;
-
-	if (!take_number(&text, 10, '\0', &inode)) {
-		text = rest;
-		if (!take_number(&text, 10, ' ', &inode))
-			return false;
-	} else {
-		text.at--;
-	}
-	while (*text.at == ' ')
-		text.at++;
-
-	char *path = line + (text.at - line);
-
-	mapping->start = start;
-	mapping->end = end;
-	mapping->offset = offset;
-	mapping->device = makedev((unsigned)major, (unsigned)minor);
-	mapping->inode = inode;
-	mapping->kind = kind_of(path);
+	mapping->start = parsed.start;
+	mapping->end = parsed.end;
+	mapping->read = parsed.read;
+	mapping->write = parsed.write;
+	mapping->execute = parsed.execute;
+	mapping->shared = parsed.shared;
+	mapping->offset = parsed.offset;
+	mapping->device = makedev(parsed.device_major, parsed.device_minor);
+	mapping->inode = parsed.inode;
+	mapping->kind = (enum process_mapping_kind)dune_maps_type(parsed.path);
 	mapping->deleted = false;
 	if (mapping->kind == PROCESS_MAPPING_FILE) {
-		restore_newlines(path);
-		mapping->deleted = take_deleted(path, mapping->inode);
+		dune_maps_restore_newlines(parsed.path);
+		mapping->deleted = take_deleted(parsed.path, mapping->inode);
 	}
-	mapping->path = path;
+	mapping->path = parsed.path;
 	return true;
 }
 

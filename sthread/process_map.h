@@ -16,15 +16,21 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "dune.h"
+
+/* As the parser of lines tells them (elf/maps.h). */
 enum process_mapping_kind {
-	PROCESS_MAPPING_FILE,      /* a file, named by an absolute path; shared memory and memfds are files too */
-	PROCESS_MAPPING_ANONYMOUS, /* no file; the path is empty or a name given by PR_SET_VMA_ANON_NAME */
-	PROCESS_MAPPING_HEAP,      /* the brk heap */
-	PROCESS_MAPPING_STACK,     /* the stack of the first thread */
-	PROCESS_MAPPING_VDSO,
-	PROCESS_MAPPING_VVAR, /* the data pages of the vDSO; there may be several */
-	PROCESS_MAPPING_VSYSCALL,
-	PROCESS_MAPPING_OTHER_SPECIAL, /* any other: "anon_inode:kvm-vcpu:0", "[uprobes]", a kind not known here */
+	/* a file, named by an absolute path; shared memory and memfds are files too */
+	PROCESS_MAPPING_FILE = PROCMAP_TYPE_FILE,
+	/* no file; the path is empty or a name given by PR_SET_VMA_ANON_NAME */
+	PROCESS_MAPPING_ANONYMOUS = PROCMAP_TYPE_ANONYMOUS,
+	PROCESS_MAPPING_HEAP = PROCMAP_TYPE_HEAP,   /* the brk heap */
+	PROCESS_MAPPING_STACK = PROCMAP_TYPE_STACK, /* the stack of the first thread */
+	PROCESS_MAPPING_VDSO = PROCMAP_TYPE_VDSO,
+	PROCESS_MAPPING_VVAR = PROCMAP_TYPE_VVAR, /* the data pages of the vDSO; there may be several */
+	PROCESS_MAPPING_VSYSCALL = PROCMAP_TYPE_VSYSCALL,
+	/* any other: "anon_inode:kvm-vcpu:0", "[uprobes]", a kind not known here */
+	PROCESS_MAPPING_OTHER_SPECIAL = PROCMAP_TYPE_UNKNOWN,
 };
 
 struct process_mapping {

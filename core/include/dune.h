@@ -351,13 +351,14 @@ struct dune_procmap_entry {
 	uintptr_t begin, end;
 	uint64_t offset;
 	bool r, w, x, p; /* readable, writable, executable, private */
-	char *path;      /* never NULL; valid during the callback */
+	char *path;      /* never NULL; valid during the callback; of a file without a name left it ends in " (deleted)" */
 	int type;        /* PROCMAP_TYPE_... */
 };
 
 typedef void (*dune_procmap_cb)(const struct dune_procmap_entry *entry);
 
-/* Calls the callback for each mapping of the process, in order of addresses, as they were when it was called. */
+/* Calls the callback for each mapping of the process, in order of addresses, as they were when it was called.  Where
+ * /proc/self/maps cannot be read it is not called: errno and dune_error() say why. */
 void dune_procmap_iterate(dune_procmap_cb callback);
 /* Prints them, on standard output. */
 void dune_procmap_dump(void);
