@@ -66,10 +66,29 @@ static int reserve(struct dune_arena *arena, uint64_t physical, uint64_t size, u
 	return 0;
 }
 
-static int set_slot(struct dune_machine *machine, const uint8_t *host, uint64_t physical, size_t size, uint32_t flags)
+static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER; /* of the list of slots, and who follows it */
+
+/* Room for one more entry in the list of slots. */
+static int grow_regions(struct dune_machine *machine)
+{
+	if (machine->next_slot < machine->region_room)
+		return 0;
+	unsigned room = machine->region_room ? 2 * machine->region_room : 64;
+	struct kvm_userspace_memory_region *grown = realloc(machine->regions, room * sizeof *grown);
+	if (!grown)
+		return dune_fail(ENOMEM, "out of memory");
+	machine->regions = grown;
+	machine->region_room = room;
+	return 0;
+}
+
+static int set_slot_locked(struct dune_machine *machine, const uint8_t *host, uint64_t physical, size_t size,
+			   uint32_t flags)
 {
 	if (machine->next_slot == machine->slots_max)
 		return dune_fail(ENOSPC, "KVM has no memory slot left (%u)", machine->slots_max);
+	if (grow_regions(machine) != 0)
+		return -1;
 	struct kvm_userspace_memory_region region = {
 		.slot = machine->next_slot,
 		.flags = flags,
@@ -79,8 +98,36 @@ static int set_slot(struct dune_machine *machine, const uint8_t *host, uint64_t 
 	};
 	if (ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) != 0)
 		return dune_fail(ENOMEM, "KVM refused a memory slot: %s", strerror(errno));
-	machine->next_slot++;
+	if (machine->slot_added && machine->slot_added(&region) != 0) {
+		int error = errno;
+		region.memory_size = 0;
+		ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region);
+		errno = error;
+		return -1;
+	}
+	machine->regions[machine->next_slot++] = region;
 	return 0;
+}
+
+static int set_slot(struct dune_machine *machine, const uint8_t *host, uint64_t physical, size_t size, uint32_t flags)
+{
+	pthread_mutex_lock(&slots_lock);
+	int result = set_slot_locked(machine, host, physical, size, flags);
+	pthread_mutex_unlock(&slots_lock);
+	return result;
+}
+
+int dune_machine_follow_slots(struct dune_machine *machine,
+			      int (*added)(const struct kvm_userspace_memory_region *region))
+{
+	int result = 0;
+	pthread_mutex_lock(&slots_lock);
+	for (unsigned i = 0; i < machine->next_slot && result == 0; i++)
+		result = added(&machine->regions[i]);
+	if (result == 0)
+		machine->slot_added = added;
+	pthread_mutex_unlock(&slots_lock);
+	return result;
 }
 
 int dune_arena_back(struct dune_machine *machine, struct dune_arena *arena, size_t bytes)
@@ -362,6 +409,22 @@ static void read_cpuid(struct dune_machine *machine)
 	}
 }
 
+int dune_machine_new_vm(const struct dune_machine *machine)
+{
+	int vm = ioctl(machine->kvm, KVM_CREATE_VM, 0);
+	if (vm < 0)
+		return dune_fail(errno, "KVM cannot make a virtual machine: %s", strerror(errno));
+	struct kvm_enable_cap quirk = { .cap = KVM_CAP_DISABLE_QUIRKS2, .args = { KVM_X86_QUIRK_FIX_HYPERCALL_INSN } };
+	int quirks = ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
+	if (quirks > 0 && quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN && ioctl(vm, KVM_ENABLE_CAP, &quirk) != 0) {
+		dune_fail(errno, "KVM refused to stop patching hypercalls: %s", strerror(errno));
+		close(vm);
+		return -1;
+	}
+	ioctl(vm, KVM_SET_NR_MMU_PAGES, 1ul << 18); /* a wish; two-dimensional paging does not care */
+	return vm;
+}
+
 static int open_kvm(struct dune_machine *machine)
 {
 	machine->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -369,9 +432,9 @@ static int open_kvm(struct dune_machine *machine)
 		return explain_open_failure();
 	if (ioctl(machine->kvm, KVM_GET_API_VERSION, 0) != 12)
 		return dune_fail(ENOTSUP, "/dev/kvm does not speak version 12 of KVM's interface");
-	machine->vm = ioctl(machine->kvm, KVM_CREATE_VM, 0);
+	machine->vm = dune_machine_new_vm(machine);
 	if (machine->vm < 0)
-		return dune_fail(errno, "KVM cannot make a virtual machine: %s", strerror(errno));
+		return -1;
 	int sync = require(machine, KVM_CAP_SYNC_REGS, "KVM_CAP_SYNC_REGS");
 	int slots = require(machine, KVM_CAP_NR_MEMSLOTS, "KVM_CAP_NR_MEMSLOTS");
 	int cpus = require(machine, KVM_CAP_MAX_VCPUS, "KVM_CAP_MAX_VCPUS");
@@ -389,11 +452,6 @@ static int open_kvm(struct dune_machine *machine)
 		machine->has_xsave2_size = size > (int)sizeof(struct kvm_xsave);
 		machine->vector_size = machine->has_xsave2_size ? (size_t)size : sizeof(struct kvm_xsave);
 	}
-	struct kvm_enable_cap quirk = { .cap = KVM_CAP_DISABLE_QUIRKS2, .args = { KVM_X86_QUIRK_FIX_HYPERCALL_INSN } };
-	int quirks = ioctl(machine->vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
-	if (quirks > 0 && quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN && ioctl(machine->vm, KVM_ENABLE_CAP, &quirk) != 0)
-		return dune_fail(errno, "KVM refused to stop patching hypercalls: %s", strerror(errno));
-	ioctl(machine->vm, KVM_SET_NR_MMU_PAGES, 1ul << 18); /* a wish; two-dimensional paging does not care */
 	int size = ioctl(machine->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	enum {
 		CPUID_ENTRIES = 256
@@ -461,6 +519,7 @@ static void close_machine(struct dune_machine *machine)
 	free(machine->cpuid);
 	free(machine->free_frames);
 	free(machine->ranges);
+	free(machine->regions);
 	free(machine->direct_records);
 	free(machine);
 }
@@ -561,6 +620,8 @@ static int open_again(struct dune_machine *machine)
 	for (unsigned i = 0; i < sizeof arenas / sizeof *arenas; i++)
 		arenas[i]->backed = 0;
 	machine->next_slot = 0;
+	machine->slot_added = NULL;
+	machine->mirror = NULL;
 	machine->processor_count = 0;
 	free(machine->direct_records);
 	machine->direct_records = NULL;
@@ -582,10 +643,12 @@ static void before_fork(void)
 {
 	pthread_mutex_lock(&opening);
 	dune_vcpus_lock();
+	pthread_mutex_lock(&slots_lock); /* in this order: virtual CPUs are made of frames */
 }
 
 static void after_fork_in_parent(void)
 {
+	pthread_mutex_unlock(&slots_lock);
 	dune_vcpus_unlock();
 	pthread_mutex_unlock(&opening);
 }
@@ -607,6 +670,7 @@ static void after_fork_in_child(void)
 	close(machine->kvm);
 	munmap((void *)machine->window, machine->window_size);
 	free(machine->ranges);
+	free(machine->regions);
 	free(machine->cpuid);
 	free(machine->free_frames);
 	free(machine->direct_records);

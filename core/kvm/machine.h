@@ -39,6 +39,10 @@ struct dune_machine {
 	bool has_xsave2_size;
 	size_t vector_size; /* bytes for KVM_GET_XSAVE2 / KVM_GET_XSAVE; 0: KVM_GET_FPU */
 	unsigned next_slot, slots_max;
+	struct kvm_userspace_memory_region *regions; /* one for each slot */
+	unsigned region_room;
+	int (*slot_added)(const struct kvm_userspace_memory_region *region); /* NULL: nobody asks */
+	struct dune_mirror *mirror;                                          /* mirror.h; NULL: there is none */
 	struct dune_host host;
 	struct kvm_cpuid2 *cpuid;
 
@@ -106,6 +110,14 @@ void *dune_physical_at(const struct dune_machine *machine, uint64_t physical);
 
 /* Returns a new root that maps the shared GiB of the window, 0 and ENOMEM. */
 uint64_t dune_root_new(struct dune_machine *machine);
+
+/* Makes another virtual machine with the settings of this one.  Returns its descriptor, -1 with KVM's error. */
+int dune_machine_new_vm(const struct dune_machine *machine);
+
+/* Calls `added` for each memory slot that the machine has, and from now on for each that it gets, which it does not get
+ * if `added` returns -1 with errno.  Takes its own lock, which is held during the call.  Errors: those of `added`. */
+int dune_machine_follow_slots(struct dune_machine *machine,
+			      int (*added)(const struct kvm_userspace_memory_region *region));
 
 /* Keeps a failure's sentence for dune_error() and returns -1 with errno set to `error`. */
 int dune_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));

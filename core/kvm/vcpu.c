@@ -3,6 +3,7 @@
 #include "kvm/vcpu.h"
 #include "kvm/clock.h"
 #include "kvm/direct.h"
+#include "kvm/mirror.h"
 
 #include <asm/prctl.h>
 #include <errno.h>
@@ -35,14 +36,16 @@ enum {
 	MSR_KERNEL_GS_BASE = 0xc0000102
 };
 enum {
-	VECTOR_PAGE_FAULT = 14
+	VECTOR_PAGE_FAULT = 14,
+	MIRROR_NUMBERS = 1 << 20 /* numbers of the mirror's virtual CPUs begin here */
 };
 
 static _Thread_local struct dune_vcpu *own __attribute__((tls_model("initial-exec")));
+static _Thread_local struct dune_vcpu *own_mirror __attribute__((tls_model("initial-exec")));
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dune_vcpu *pool; /* virtual CPUs whose threads have ended */
 static struct dune_vcpu *every;
-static pthread_key_t thread_end;
+static pthread_key_t thread_end, thread_end_mirror;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static const char *const exit_names[] = {
@@ -78,17 +81,21 @@ int dune_kick_signal(void)
 	return SIGRTMAX - 2;
 }
 
-/* Async-signal-safe.  KVM_RUN returns EINTR by itself if it was under way; the flag closes the race before it. */
+/* Async-signal-safe.  KVM_RUN returns EINTR by itself if it was under way; the flag closes the race before it.  Whose kick
+ * it is if nothing runs is not known: then it is both's. */
 static void on_kick(int number)
 {
 	(void)number;
-	struct dune_vcpu *vcpu = own;
-	if (!vcpu)
-		return;
-	if (atomic_load_explicit(&vcpu->running, memory_order_relaxed))
-		vcpu->run->immediate_exit = 1;
-	else
-		atomic_store_explicit(&vcpu->kicked, true, memory_order_relaxed);
+	struct dune_vcpu *const mine[] = { own, own_mirror };
+	bool running = false;
+	for (unsigned i = 0; i < 2; i++)
+		if (mine[i] && atomic_load_explicit(&mine[i]->running, memory_order_relaxed)) {
+			mine[i]->run->immediate_exit = 1;
+			running = true;
+		}
+	for (unsigned i = 0; i < 2 && !running; i++)
+		if (mine[i])
+			atomic_store_explicit(&mine[i]->kicked, true, memory_order_relaxed);
 }
 
 void dune_vcpu_kick(struct dune_vcpu *vcpu)
@@ -143,6 +150,17 @@ static void set_monitor_segments(struct kvm_sregs *sregs)
 	sregs->ds = sregs->es = sregs->fs = sregs->gs = unusable(0);
 }
 
+/* Where SYSCALL goes: into the monitor, or where it stays in ring 3, into the trampoline. */
+static uint64_t call_entry(const struct dune_vcpu *vcpu)
+{
+	const struct dune_machine *machine = vcpu->machine;
+	const uint8_t *in_monitor = vcpu->mirror ? dune_monitor_forward : dune_monitor_syscall;
+	if (machine->host.ring0_native)
+		return machine->window + WINDOW_MONITOR + (in_monitor - dune_monitor_begin);
+	return vcpu->mirror ? machine->window + WINDOW_TRAMPOLINE + (dune_trampoline_forward - dune_trampoline_begin) :
+			      machine->trampoline_syscall;
+}
+
 int dune_vcpu_reset(struct dune_vcpu *vcpu)
 {
 	const struct dune_machine *machine = vcpu->machine;
@@ -152,7 +170,7 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 		return -1;
 	sregs.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
 	sregs.cr2 = 0;
-	sregs.cr3 = machine->edit_root;
+	sregs.cr3 = vcpu->edit_root;
 	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (machine->os_xsave ? CR4_OSXSAVE : 0) |
 		    (host->smep ? CR4_SMEP : 0) | (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0);
 	sregs.efer = 0xd01; /* NXE LMA LME SCE */
@@ -173,10 +191,7 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	} msrs = { { .nmsrs = host->ring0_native ? 5 : 4 },
 		   { { .index = MSR_STAR,
 		       .data = (uint64_t)SELECTOR_SYSRET_BASE << 48 | (uint64_t)SELECTOR_KERNEL_CODE << 32 },
-		     { .index = MSR_LSTAR,
-		       .data = host->ring0_native ?
-				       machine->window + WINDOW_MONITOR + (dune_monitor_syscall - dune_monitor_begin) :
-				       machine->trampoline_syscall },
+		     { .index = MSR_LSTAR, .data = call_entry(vcpu) },
 		     { .index = MSR_CSTAR,
 		       .data = machine->window + WINDOW_MONITOR + VECTOR_FORBIDDEN * VECTOR_STUB_SIZE },
 		     { .index = MSR_SFMASK, .data = 0x257fd5 },
@@ -201,57 +216,88 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	return 0;
 }
 
-static int lay_out_area(struct dune_vcpu *vcpu)
+enum {
+	AREA_PAGES = WINDOW_PROCESSOR_SIZE / DUNE_PAGE_SIZE
+};
+
+/* Maps the area's pages, which are new and zero, below the edit root and with it wherever the GiB is shared. */
+static int map_area(struct dune_vcpu *vcpu, struct dune_tables *tables, uint64_t frames)
 {
-	struct dune_machine *machine = vcpu->machine;
-	uint64_t offset = WINDOW_PROCESSORS + machine->processor_count * WINDOW_PROCESSOR_SIZE;
-	enum {
-		PAGES = WINDOW_PROCESSOR_SIZE / DUNE_PAGE_SIZE
-	};
-	uint64_t frames = dune_frames_fresh(machine, PAGES);
-	if (!frames)
-		return -1;
-	for (unsigned i = 0; i < PAGES; i++) {
-		uint64_t *entry = dune_tables_entry(&machine->tables, machine->edit_root,
-						    machine->window + offset + i * DUNE_PAGE_SIZE, true);
+	for (unsigned i = 0; i < AREA_PAGES; i++) {
+		uint64_t *entry =
+			dune_tables_entry(tables, vcpu->edit_root, vcpu->area_address + i * DUNE_PAGE_SIZE, true);
 		if (!entry)
 			return dune_fail(ENOMEM, "no page-table page left");
 		*entry = (frames + i * DUNE_PAGE_SIZE) | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE |
 			 (i ? DUNE_PTE_WRITE : 0);
 	}
+	return 0;
+}
+
+static int lay_out_area(struct dune_vcpu *vcpu)
+{
+	struct dune_machine *machine = vcpu->machine;
+	vcpu->edit_root = machine->edit_root;
+	vcpu->area_address = machine->window + WINDOW_PROCESSORS + machine->processor_count * WINDOW_PROCESSOR_SIZE;
+	uint64_t frames = dune_frames_fresh(machine, AREA_PAGES);
+	if (!frames)
+		return -1;
 	vcpu->area = dune_physical_at(machine, frames);
-	vcpu->area_address = machine->window + offset;
+	return map_area(vcpu, &machine->tables, frames);
+}
+
+/* The mirror's areas lie in memory of its own, so that the machine's allocators are not needed here. */
+static int lay_out_mirror_area(struct dune_vcpu *vcpu)
+{
+	struct dune_mirror *mirror = vcpu->machine->mirror;
+	vcpu->edit_root = mirror->edit_root;
+	vcpu->area_address =
+		vcpu->machine->window + WINDOW_MIRROR_PROCESSORS + mirror->processor_count * WINDOW_PROCESSOR_SIZE;
+	vcpu->area = (struct dune_processor_area *)mirror->areas + mirror->processor_count;
+	return map_area(vcpu, &mirror->tables, (uintptr_t)vcpu->area);
+}
+
+static void fill_task_state(struct dune_vcpu *vcpu)
+{
 	struct dune_tss *tss = &vcpu->area->tss;
 	tss->rsp[0] = vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack);
 	tss->ist[0] = vcpu->area_address + offsetof(struct dune_processor_area, edits);
 	tss->bitmap_offset = offsetof(struct dune_tss, bitmap);
 	memset(tss->bitmap, 0xff, sizeof tss->bitmap + 1);
-	for (unsigned port = PORT_SYSTEM_CALL; port <= PORT_SERVICE; port++)
+	unsigned last = PORT_SERVICE;
+	if (vcpu->mirror) /* one port, where SYSCALL stays in ring 3 */
+		last = vcpu->machine->host.ring0_native ? 0 : PORT_SYSTEM_CALL;
+	for (unsigned port = PORT_SYSTEM_CALL; port <= last; port++)
 		tss->bitmap[port / 8] &= ~(1u << port % 8);
-	return 0;
 }
 
-static struct dune_vcpu *make(struct dune_machine *machine)
+static struct dune_vcpu *make(struct dune_machine *machine, bool mirror)
 {
+	uint64_t *count = mirror ? &machine->mirror->processor_count : &machine->processor_count;
+	uint64_t most = machine->host.processors_max;
+	if (mirror && machine->mirror->processors_max < most)
+		most = machine->mirror->processors_max;
 	struct dune_vcpu *vcpu = calloc(1, sizeof *vcpu);
 	if (!vcpu)
 		return NULL;
 	vcpu->machine = machine;
+	vcpu->mirror = mirror;
 	vcpu->fd = -1;
-	if (machine->processor_count >= machine->host.processors_max) {
-		dune_fail(EAGAIN, "no virtual CPU left: this KVM allows %u", machine->host.processors_max);
+	if (*count >= most) {
+		dune_fail(EAGAIN, "no virtual CPU left: there may be %llu", (unsigned long long)most);
 		goto fail;
 	}
-	vcpu->fd = ioctl(machine->vm, KVM_CREATE_VCPU, machine->processor_count);
+	vcpu->fd = ioctl(mirror ? machine->mirror->vm : machine->vm, KVM_CREATE_VCPU, *count);
 	if (vcpu->fd < 0) {
 		dune_fail(errno, "KVM cannot make a virtual CPU: %s", strerror(errno));
 		goto fail;
 	}
-	int laid_out = lay_out_area(vcpu);
-	vcpu->number = (uint32_t)machine->processor_count;
-	machine->processor_count++; /* KVM does not take a virtual CPU back: its number is used up */
+	int laid_out = mirror ? lay_out_mirror_area(vcpu) : lay_out_area(vcpu);
+	vcpu->number = (uint32_t)*count + (mirror ? MIRROR_NUMBERS : 0);
+	++*count; /* KVM does not take a virtual CPU back: its number is used up */
 	if (laid_out != 0)
 		goto fail;
+	fill_task_state(vcpu);
 	vcpu->run = mmap(NULL, machine->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 	if (vcpu->run == MAP_FAILED) {
 		vcpu->run = NULL;
@@ -278,7 +324,7 @@ fail:
 static void give_back(void *argument)
 {
 	struct dune_vcpu *vcpu = argument;
-	own = NULL;
+	*(vcpu->mirror ? &own_mirror : &own) = NULL;
 	pthread_mutex_lock(&pool_lock);
 	vcpu->next_free = pool;
 	pool = vcpu;
@@ -290,38 +336,66 @@ static void install(void)
 	struct sigaction action = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
 	sigaction(dune_kick_signal(), &action, NULL);
 	pthread_key_create(&thread_end, give_back);
+	pthread_key_create(&thread_end_mirror, give_back);
+}
+
+/* Takes a virtual CPU of an ended thread, or makes one. */
+static struct dune_vcpu *take(struct dune_machine *machine, bool mirror)
+{
+	pthread_once(&once, install);
+	pthread_mutex_lock(&pool_lock);
+	struct dune_vcpu **link = &pool;
+	/* those of a parent process are not ours */
+	while (*link && ((*link)->machine != machine || (*link)->mirror != mirror))
+		link = &(*link)->next_free;
+	struct dune_vcpu *vcpu = *link;
+	if (vcpu)
+		*link = vcpu->next_free;
+	else if ((vcpu = make(machine, mirror))) {
+		vcpu->next = every;
+		every = vcpu;
+	}
+	pthread_mutex_unlock(&pool_lock);
+	if (vcpu)
+		vcpu->thread = pthread_self();
+	return vcpu;
 }
 
 struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine)
 {
 	if (own && own->machine == machine)
 		return own;
-	pthread_once(&once, install);
-	pthread_mutex_lock(&pool_lock);
-	struct dune_vcpu **link = &pool;
-	while (*link && (*link)->machine != machine) /* those of a parent process are not ours */
-		link = &(*link)->next_free;
-	struct dune_vcpu *vcpu = *link;
-	if (vcpu)
-		*link = vcpu->next_free;
-	else if ((vcpu = make(machine))) {
-		vcpu->next = every;
-		every = vcpu;
-	}
-	pthread_mutex_unlock(&pool_lock);
+	struct dune_vcpu *vcpu = take(machine, false);
 	if (vcpu) {
-		vcpu->thread = pthread_self();
 		own = vcpu;
 		pthread_setspecific(thread_end, vcpu);
 	}
 	return vcpu;
 }
 
+struct dune_vcpu *dune_vcpu_get_mirror(struct dune_machine *machine)
+{
+	if (own_mirror && own_mirror->machine == machine)
+		return own_mirror;
+	struct dune_vcpu *vcpu = take(machine, true);
+	if (!vcpu)
+		return NULL;
+	own_mirror = vcpu;
+	pthread_setspecific(thread_end_mirror, vcpu);
+	if (dune_vcpu_reset(vcpu) != 0) { /* whoever had it may have left anything behind */
+		dune_fail(ENOTSUP, "KVM refused the state of a virtual CPU: %s", strerror(errno));
+		return NULL;
+	}
+	return vcpu;
+}
+
 void dune_vcpus_forget(void)
 {
-	own = NULL;
-	if (every)
+	own = own_mirror = NULL;
+	if (every) {
 		pthread_setspecific(thread_end, NULL);
+		pthread_setspecific(thread_end_mirror, NULL);
+	}
 	for (struct dune_vcpu *vcpu = every, *next; vcpu; vcpu = next) {
 		next = vcpu->next;
 		close(vcpu->fd);
@@ -468,7 +542,7 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 	context->saved = context->events_saved = false;
 	if (sregs->cr3 == context->root && vcpu->generation != context->generation) {
 		/* The root was edited since this virtual CPU loaded it: leaving it and coming back flushes. */
-		sregs->cr3 = vcpu->machine->edit_root;
+		sregs->cr3 = vcpu->edit_root;
 		if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs) != 0)
 			return -1;
 	}
@@ -530,7 +604,7 @@ static void decode_trap(struct dune_vcpu *vcpu, struct dune_context *context, st
 	context->regs.rflags = frame.rflags;
 	if (vector == VECTOR_PAGE_FAULT)
 		exit->address = vcpu->run->s.regs.sregs.cr2;
-	if (vector == VECTOR_SERVICE) {
+	if (vector == VECTOR_SERVICE && !vcpu->mirror) {
 		exit->kind = DUNE_EXIT_SERVICE;
 		context->regs.rip = vcpu->machine->trampoline_resume;
 	}
@@ -697,7 +771,7 @@ int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const s
 	while (count) {
 		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
 		memcpy(vcpu->area->edits, edits, some * sizeof *edits);
-		run->s.regs.sregs.cr3 = machine->edit_root;
+		run->s.regs.sregs.cr3 = vcpu->edit_root;
 		set_monitor_segments(&run->s.regs.sregs);
 		run->s.regs.regs = (struct kvm_regs){
 			.rip = machine->window + WINDOW_MONITOR + (dune_monitor_edit - dune_monitor_begin),

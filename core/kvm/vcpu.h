@@ -51,8 +51,10 @@ struct dune_exit {
 
 struct dune_vcpu {
 	struct dune_machine *machine;
+	bool mirror; /* it is the mirror's (mirror.h): no trampoline, no services, its own edit root */
 	uint32_t number;
 	int fd;
+	uint64_t edit_root; /* maps the tables for the monitor */
 	struct kvm_run *run;
 	struct dune_processor_area *area; /* here; in the guest at `area_address` */
 	uint64_t area_address;
@@ -71,6 +73,9 @@ struct dune_vcpu {
 
 /* Returns the calling thread's virtual CPU, NULL with errno (EAGAIN none left).  Takes its own lock. */
 struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);
+/* The same for the mirror of the machine, which must have one.  A thread may have both.  Its registers are those of
+ * dune_vcpu_reset(). */
+struct dune_vcpu *dune_vcpu_get_mirror(struct dune_machine *machine);
 
 /* Closes and forgets all virtual CPUs: in the child of a fork, where their threads are not, and when the machine could
  * not be made. */

@@ -23,6 +23,9 @@
 #define WINDOW_LIFE_MONITOR 0x41f81000 /* the same page for the monitor: supervisor, writable */
 #define WINDOW_LIFE_END 0x41f90000
 
+/* Fifth GiB: in the roots of Dune's mirror only. */
+#define WINDOW_MIRROR_PROCESSORS 0x100000000 /* areas of its virtual CPUs */
+
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0
 #define LIFE_SECONDS 8

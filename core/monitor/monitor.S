@@ -11,8 +11,8 @@
 #include "monitor/layout.h"
 
 	.section .rodata.monitor, "a", @progbits
-	.hidden dune_monitor_begin, dune_monitor_syscall, dune_monitor_edit, dune_monitor_end
-	.globl dune_monitor_begin, dune_monitor_syscall, dune_monitor_edit, dune_monitor_end
+	.hidden dune_monitor_begin, dune_monitor_syscall, dune_monitor_forward, dune_monitor_edit, dune_monitor_end
+	.globl dune_monitor_begin, dune_monitor_syscall, dune_monitor_forward, dune_monitor_edit, dune_monitor_end
 	.balign 16
 /*
  * Vectors 0..31, VECTOR_SERVICE, VECTOR_FORBIDDEN; VECTOR_STUB_SIZE bytes each, so RIP tells the vector.
@@ -218,6 +218,15 @@ dune_monitor_direct_return:
 	ud2
 
 /*
+ * System-call entry where the program's own handler answers all calls, and ring 0 is native.
+ * Entry: as dune_monitor_syscall.  One exit, no register changed.
+ */
+	.balign 16
+dune_monitor_forward:
+	outb	%al, $PORT_SYSTEM_CALL
+	ud2
+
+/*
  * Page-table edits.
  * Entry: ring 0 by the supervisor, page tables: the edit root.  RSI -> list of {address of entry, value} pairs in
  * this virtual CPU's area, RCX = how many (> 0), RDX = the root they belong to.
@@ -237,10 +246,10 @@ dune_monitor_edit:
 dune_monitor_end:
 
 	.section .rodata.trampoline, "a", @progbits
-	.hidden dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
+	.hidden dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall, dune_trampoline_forward
 	.hidden dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
 	.hidden dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_clock, dune_trampoline_day, dune_trampoline_counter, dune_trampoline_touch, dune_trampoline_call
-	.globl dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall
+	.globl dune_trampoline_begin, dune_trampoline_enter, dune_trampoline_enter_fxsave, dune_trampoline_syscall, dune_trampoline_forward
 	.globl dune_trampoline_service, dune_trampoline_service_gate, dune_trampoline_resume, dune_trampoline_resume_clean, dune_trampoline_end
 	.globl dune_trampoline_resume_clean_fxsave, dune_trampoline_time, dune_trampoline_clock, dune_trampoline_day, dune_trampoline_counter, dune_trampoline_touch, dune_trampoline_call
 	.hidden dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
@@ -307,6 +316,12 @@ dune_trampoline_syscall:
 	ud2
 1:	movl	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_LIFE + LIFE_PROCESS_ID(%rip), %eax
 	jmpq	*%rcx
+
+/* The same where the program's own handler answers all calls. */
+	.balign 16
+dune_trampoline_forward:
+	outb	%al, $PORT_SYSTEM_CALL
+	ud2
 
 /*
  * Library services: RAX = number, RDI, RSI, RDX, R10, R8 = arguments; the answer comes in RAX.

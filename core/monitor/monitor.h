@@ -10,9 +10,10 @@
 #include "monitor/layout.h"
 
 /* The pieces of monitor.S, as data: they run from their copies in the window. */
-extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_edit[], dune_monitor_end[];
+extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_forward[],
+	dune_monitor_edit[], dune_monitor_end[];
 extern const uint8_t dune_trampoline_begin[], dune_trampoline_enter[], dune_trampoline_enter_fxsave[];
-extern const uint8_t dune_trampoline_syscall[], dune_trampoline_service[], dune_trampoline_service_gate[];
+extern const uint8_t dune_trampoline_syscall[], dune_trampoline_forward[], dune_trampoline_service[], dune_trampoline_service_gate[];
 extern const uint8_t dune_trampoline_resume_clean[], dune_trampoline_resume_clean_fxsave[];
 extern const uint8_t dune_trampoline_enter_direct[], dune_trampoline_enter_direct_fxsave[];
 extern const uint8_t dune_trampoline_direct_call[], dune_trampoline_direct_done[], dune_trampoline_direct_done_fxsave[];
