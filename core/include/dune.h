@@ -191,7 +191,7 @@ void dune_pop_trap_frame(struct dune_tf *tf) __attribute__((noreturn));
  * the kernel's answer into rax. */
 void dune_passthrough_syscall(struct dune_tf *tf);
 
-/* Prints a trap frame with the symbol at rip, on standard error. */
+/* Prints a trap frame with the symbol at rip, on standard error.  Async-signal-safe. */
 void dune_dump_trap_frame(struct dune_tf *tf);
 
 /* The FS base of ring-3 code run by the calling thread. */
@@ -398,10 +398,12 @@ int dune_elf_load_ph(struct dune_elf *elf, Elf64_Phdr *phdr, off_t offset) DUNE_
 
 typedef void (*sighandler_t)(int); /* as <signal.h> has it with _GNU_SOURCE */
 
-/* printf() on standard error without buffering, locks or allocation: usable in handlers.  Async-signal-safe.
- * Knows d i u x X p c s % with l, ll, z, width and 0. Returns the number of bytes. */
+/* printf() on standard error without buffering, locks or allocation: usable in handlers.  Async-signal-safe; errno is left
+ * alone.  Knows d i o u x X p c s % with the flags, widths, precisions and lengths (hh h l ll j z t) of printf(); at
+ * anything else the rest of the format is copied.  A message of up to 1,024 bytes is one write(2).  Returns the number
+ * of bytes, or -1 if they could not all be written. */
 int dune_printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Ends the process with a message and SIGABRT. */
+/* Ends the process by SIGABRT, whatever its disposition, with a message that names the caller.  Async-signal-safe. */
 void dune_die(void) __attribute__((noreturn));
 /* mmap(2) and signal(2), under the published names. */
 void *dune_mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset);
