@@ -29,6 +29,10 @@ static const char *const counter_names[COUNTERS] = {
 	[COUNT_EDITS] = "page_table_edits",
 };
 
+static bool library_counters(double counters[COUNTERS]);
+
+static struct measure_source source = { library_counters, counter_names, NULL };
+
 /* What a failing child says; shared with it. */
 static char *last_words;
 enum {
@@ -94,9 +98,16 @@ struct result *measure_result(const struct measurement *measurement, const struc
 
 /* ---- measuring ------------------------------------------------------------------------------------- */
 
+void measure_set_source(const struct measure_source *wanted)
+{
+	source = *wanted;
+}
+
 uint64_t measure_now(void)
 {
 	struct timespec now;
+	if (source.now)
+		return source.now();
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
@@ -118,7 +129,7 @@ void measure_add_counters(struct measurement *measurement, const struct rung *ru
 }
 
 /* The counters so far; false before sthread_init(). */
-static bool read_counters(double counters[COUNTERS])
+static bool library_counters(double counters[COUNTERS])
 {
 	struct sthread_statistics statistics;
 	if (sthread_statistics(&statistics) != 0)
@@ -137,7 +148,7 @@ static void add_difference(struct measurement *measurement, const struct rung *r
 			   const double before[COUNTERS])
 {
 	double now[COUNTERS];
-	if (!read_counters(now))
+	if (!source.counters(now))
 		return;
 	for (unsigned i = 0; i < COUNTERS; i++)
 		now[i] -= before[i];
@@ -154,7 +165,7 @@ static void measure_block(struct measurement *measurement, const struct operatio
 		if (operation->between)
 			operation->between(operation->argument);
 	}
-	bool counted = read_counters(before);
+	bool counted = source.counters(before);
 	for (unsigned i = 0; i < samples; i++) {
 		uint64_t from = measure_now();
 		operation->run(operation->argument);
@@ -164,7 +175,7 @@ static void measure_block(struct measurement *measurement, const struct operatio
 		if (counted)
 			add_difference(measurement, operation->rung, inner, before);
 		operation->between(operation->argument);
-		counted = read_counters(before);
+		counted = source.counters(before);
 	}
 	if (counted && !operation->between)
 		add_difference(measurement, operation->rung, (uint64_t)samples * inner, before);
@@ -282,6 +293,8 @@ void measure_print(const struct measurement *measurement, const struct fact *fac
 		struct result *result = &measurement->results[i];
 		struct summary summary = summarise(result);
 		char median[16], p95[16], exits[16] = "-";
+		if (result->hidden)
+			continue;
 		if (!result->count) {
 			printf("%-40s not measured: %s\n", rung->name,
 			       result->problem[0] ? result->problem : "left out");
@@ -346,8 +359,8 @@ static void write_rung(FILE *file, const struct measurement *measurement, const 
 	fputs(" ]", file);
 	if (result->operations) {
 		fputs(",\n      \"per_operation\": {", file);
-		for (unsigned i = 0; i < COUNTERS; i++)
-			fprintf(file, "%s \"%s\": %.4f", i ? "," : "", counter_names[i],
+		for (unsigned i = 0; i < COUNTERS && source.names[i]; i++)
+			fprintf(file, "%s \"%s\": %.4f", i ? "," : "", source.names[i],
 				result->counters[i] / (double)result->operations);
 		fputs(" }", file);
 	}

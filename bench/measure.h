@@ -29,7 +29,7 @@ struct rung {
 	} peers[MEASURE_PEERS];
 };
 
-/* The counters that are kept per operation. */
+/* The counters that are kept per operation, unless measure_set_source() says otherwise. */
 enum counter {
 	COUNT_EXITS,
 	COUNT_TRAPS,
@@ -47,6 +47,7 @@ struct result {
 	uint64_t operations;             /* that the counters cover; 0: no counters */
 	double counters[COUNTERS];
 	char problem[200]; /* why there are no samples */
+	bool hidden;       /* it has no row */
 };
 
 struct measurement {
@@ -68,6 +69,14 @@ struct operation {
 
 /* Preconditions: called once, before any child.  Ends the program if there is no memory. */
 void measure_start(struct measurement *measurement, const struct rung *rungs, size_t count);
+
+/* Where counters and time come from, in the process that sets it and its children. */
+struct measure_source {
+	bool (*counters)(double counters[COUNTERS]); /* the counters so far, COUNT_EXITS first; false: there are none */
+	const char *const *names;                    /* COUNTERS of them; NULL for those that are not used */
+	uint64_t (*now)(void);                       /* nanoseconds; NULL: the system's monotonic clock */
+};
+void measure_set_source(const struct measure_source *source);
 
 /* Runs group(argument) in a child and waits for it.  What the child says with measure_fail(), or how it crashed, becomes
  * the problem of those of the rungs `wanted` (ended by NULL) that have no samples. */
@@ -97,7 +106,7 @@ struct fact {
 void measure_print(const struct measurement *measurement, const struct fact *facts, size_t count);
 int measure_write_json(const struct measurement *measurement, const struct fact *facts, size_t count, const char *path);
 
-/* Nanoseconds of a monotonic clock. */
+/* Nanoseconds of a monotonic clock, or of the source's. */
 uint64_t measure_now(void);
 
 /* Resident memory of the process in bytes, and its open descriptors; -1 if /proc does not tell. */
