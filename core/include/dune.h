@@ -365,33 +365,37 @@ void dune_procmap_dump(void);
 
 /* ---- ELF files -------------------------------------------------------------------------------------------------------- */
 
-/* An open ELF file (64-bit, x86-64). The members are for reading. */
+/* An open ELF file (64-bit, x86-64), which was checked: what its headers name lies in it.  The members are for reading;
+ * all are zero and fd is -1 after a failed open, and after the close. */
 struct dune_elf {
-	int fd; /* -1: from memory */
-	unsigned char *mem;
-	int len;
+	int fd;             /* -1: from memory */
+	unsigned char *mem; /* NULL: from a file */
+	int len;            /* bytes of the file, or there */
 	Elf64_Ehdr hdr;
-	Elf64_Phdr *phdr;
+	Elf64_Phdr *phdr; /* NULL: there are none */
 	Elf64_Shdr *shdr;
-	char *shdrstr;
-	void *priv; /* libdune's */
+	char *shdrstr; /* the sections' names: sh_name is an offset in it */
+	void *priv;    /* libdune's */
 };
 
 typedef int (*dune_elf_phcb)(struct dune_elf *elf, Elf64_Phdr *phdr);
 typedef int (*dune_elf_shcb)(struct dune_elf *elf, const char *name, int number, Elf64_Shdr *shdr);
 
-/* Errors: those of open(2); ENOEXEC: not such a file, or damaged; ENOMEM. */
+/* Errors: those of open(2) and read(2); ENOEXEC: not such a file, or damaged (also: segments to be loaded overlap, or are not in
+ * the order of their addresses); EFBIG: more than 2 GiB; ENOMEM. */
 int dune_elf_open(struct dune_elf *elf, const char *path) DUNE_CHECK_RESULT;
-/* The same from memory, which must stay until the close. */
+/* The same from memory, which must stay as it is until the close. */
 int dune_elf_open_mem(struct dune_elf *elf, void *mem, int len) DUNE_CHECK_RESULT;
+/* Gives everything back.  Returns 0.  One that failed to open or is closed already may be closed again. */
 int dune_elf_close(struct dune_elf *elf);
 /* Prints headers, on standard output. */
 int dune_elf_dump(struct dune_elf *elf);
-/* Call the callback for each header until it returns something else than 0, and return that. */
+/* Call the callback for each header (also of section 0, which is none) until it returns something else than 0, and
+ * return that. */
 int dune_elf_iter_sh(struct dune_elf *elf, dune_elf_shcb callback);
 int dune_elf_iter_ph(struct dune_elf *elf, dune_elf_phcb callback);
 /* Copies a segment to its address plus `offset`, and zeroes the rest of it.  Preconditions: that memory is mapped and
- * writable.  Errors: ENOEXEC: the segment is not all in the file. */
+ * writable.  Errors: ENOEXEC: the segment is not all in the file, or not in the range of addresses; those of read(2). */
 int dune_elf_load_ph(struct dune_elf *elf, Elf64_Phdr *phdr, off_t offset) DUNE_CHECK_RESULT;
 
 /* ---- utilities ------------------------------------------------------------------------------------------------------- */
