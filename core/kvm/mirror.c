@@ -360,22 +360,11 @@ static void collect(ptent_t *root, void *argument)
 	list->count++;
 }
 
-/* The entry for a whole GiB; nobody uses the root yet. */
-static int set_link(ptent_t *root, uintptr_t address, uint64_t value)
-{
-	ptent_t *entry;
-	if (dune_vm_lookup(root, (void *)address, CREATE_BIG_1GB, &entry) != 0)
-		return -1;
-	*entry = value;
-	return 0;
-}
-
-static struct dune_space_operations operations = { .replace = replace, .physical = dune_mirror_physical };
+static struct dune_space_operations operations = { .replace = replace, .physical = dune_mirror_physical_raw };
 
 /* Lets all roots have the machine's GiB of the window, and the mirror's. */
 static int link_window(struct dune_mirror *mirror)
 {
-	const uint64_t bits = PTE_P | PTE_W | PTE_U | DUNE_PTE_SHARED; /* the leaves decide */
 	operations.shadowed = mirror->machine->host.shadow_paging;
 	if (!mirror->begun && dune_space_begin(mirror->pool, mirror->pool_size, &operations) != 0)
 		return -1;
@@ -396,11 +385,11 @@ static int link_window(struct dune_mirror *mirror)
 	uintptr_t window = mirror->machine->window, old = mirror->linked;
 	for (size_t i = 0; i < list.room && result == 0; i++) {
 		if (old && old != window &&
-		    (set_link(list.roots[i], old, 0) != 0 ||
-		     set_link(list.roots[i], old + WINDOW_MIRROR_PROCESSORS, 0) != 0))
+		    (dune_space_share(list.roots[i], old, 0) != 0 ||
+		     dune_space_share(list.roots[i], old + WINDOW_MIRROR_PROCESSORS, 0) != 0))
 			result = -1;
-		else if (set_link(list.roots[i], window, mirror->machine->shared_directory | bits) != 0 ||
-			 set_link(list.roots[i], window + WINDOW_MIRROR_PROCESSORS, mirror->directory | bits) != 0)
+		else if (dune_space_share(list.roots[i], window, mirror->machine->shared_directory) != 0 ||
+			 dune_space_share(list.roots[i], window + WINDOW_MIRROR_PROCESSORS, mirror->directory) != 0)
 			result = -1;
 	}
 	free(list.roots);

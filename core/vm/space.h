@@ -23,9 +23,9 @@
 struct dune_space_operations {
 	/* See placement.h.  NULL: nobody uses the tables, plain stores do. */
 	int (*replace)(ptent_t *root, const struct dune_space_edit *edits, size_t count);
-	/* The guest-physical address of memory of the process; 0 with errno.  Within a GiB (aligned) they are consecutive.
-	 * Called without the lock, but by dune_space_forget(). */
-	uint64_t (*physical)(const void *address);
+	/* The guest-physical address of memory of the process; 0 with *error, ENOSPC or ENOMEM.  Within a GiB (aligned) they
+	 * are consecutive.  Called without the lock, but by dune_space_forget(). */
+	uint64_t (*physical)(uintptr_t address, int *error);
 	/* The host keeps what tables held (struct dune_host, shadow_paging): before a page that was a table may be something
 	 * else, replace() stores 0 in its present entries, which nobody reaches any more. */
 	bool shadowed;
@@ -38,10 +38,15 @@ static inline void dune_space_store(const struct dune_space_edit *edit)
 }
 
 /*
- * Makes the pool of `size` bytes at `base` (reserved by the caller, zero, readable and writable), and an empty address space in pgroot.
- * Its lowest pages hold `pages`.  Errors: ENOMEM.
+ * Makes the pool of `size` bytes at `base` (reserved by the caller, zero, readable and writable), and an address space in
+ * pgroot in which it alone is mapped, at its own addresses, for ring 0.  Its lowest pages hold `pages`.  Errors: ENOMEM.
  */
 int dune_space_begin(void *base, size_t size, const struct dune_space_operations *operations);
+
+/* Links tables that are not the pool's, and the same in all roots, as the GiB at address (aligned); 0: unlinks them.
+ * Preconditions: nobody uses the root yet.  Errors: ENOMEM. */
+int dune_space_share(ptent_t *root, uintptr_t address, uint64_t directory);
+
 /* The child of a fork: the pool and all address spaces are kept, nobody uses them yet; the lock is free again. */
 void dune_space_after_fork(void);
 
@@ -66,10 +71,11 @@ void dune_space_roots(void (*function)(ptent_t *root, void *argument), void *arg
 bool dune_space_follows(ptent_t *root, uintptr_t address);
 /* Fills [begin, end), at most 2 MiB within one page table, with entries that follow: physical is that of begin, bits are
  * those of the entries besides PTE_P and PTE_MIRROR.  Entries of the program are left alone; entries that follow already
- * gain rights if they lack some.  Never takes a right away.  Errors: ENOMEM. Makes no system call. */
+ * gain rights if they lack some.  Never takes a right away.  Returns 0, or -1: the pool
+ * is used up.  Makes no system call, leaves errno alone. */
 int dune_space_fill(ptent_t *root, uintptr_t begin, uintptr_t end, uint64_t physical, uint64_t bits);
 /* Drops the entries of [begin, end) that follow, in every root; with `all` those of the program as well that map the process's memory
- * at this very address (it is gone).  Errors: those of replace(). */
+ * at this very address (it is gone): all follow from then on.  Returns 0, or -1: replace() failed.  Leaves errno alone. */
 int dune_space_forget(uintptr_t begin, uintptr_t end, bool all);
 
 #endif
