@@ -1,22 +1,678 @@
-/* guest.c - guest placement: dune_enter() and what follows from it. */
-#include "placement/placement.h"
+/*
+ * guest.c - guest placement: takes a thread into ring 0 and back, and does there what dune.h promises.
+ */
+#include "guest/guest.h"
 
+#include <asm/prctl.h>
+#include <cpuid.h>
 #include <errno.h>
+#include <link.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-#include "kvm/machine.h"
+#include "vm/space.h"
+
+_Static_assert(offsetof(struct dune_guest_processor, kernel_rsp) == PROCESSOR_KERNEL_RSP, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, user_rsp) == PROCESSOR_USER_RSP, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, kernel_fs) == PROCESSOR_KERNEL_FS, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, user_fs) == PROCESSOR_USER_FS, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, trap) == PROCESSOR_TRAP, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, dispatch) == PROCESSOR_DISPATCH, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, vector_mask) == PROCESSOR_VECTOR_MASK, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, vector_size) == PROCESSOR_VECTOR_SIZE, "entry.S");
+_Static_assert(offsetof(struct dune_guest_processor, run_handler) == PROCESSOR_RUN_HANDLER, "entry.S");
+_Static_assert(sizeof(struct dune_guest_processor) <= PROCESSOR_TRAP_STACKS - PROCESSOR_TRAP_STACK_SIZE, "guard page");
+_Static_assert(offsetof(struct dune_tss, ist) == PROCESSOR_IST1, "entry.S");
+_Static_assert(offsetof(struct dune_tf, rbx) == TF_RBX && offsetof(struct dune_tf, r11) == TF_R11 &&
+		       offsetof(struct dune_tf, rax) == TF_RAX && offsetof(struct dune_tf, err) == TF_ERR &&
+		       offsetof(struct dune_tf, rip) == TF_RIP && offsetof(struct dune_tf, cs) == TF_CS &&
+		       offsetof(struct dune_tf, rflags) == TF_RFLAGS && offsetof(struct dune_tf, rsp) == TF_RSP &&
+		       offsetof(struct dune_tf, ss) == TF_SS && sizeof(struct dune_tf) == TF_SIZE,
+	       "entry.S");
+_Static_assert(offsetof(struct dune_guest_frame, vector) == FRAME_VECTOR &&
+		       offsetof(struct dune_guest_frame, address) == FRAME_ADDRESS &&
+		       sizeof(struct dune_guest_frame) == FRAME_SIZE,
+	       "entry.S");
+_Static_assert(offsetof(struct dune_guest_child, scratch) == CHILD_SCRATCH, "switch.S");
+_Static_assert(offsetof(struct kvm_regs, rbx) == REGS_RBX && offsetof(struct kvm_regs, rsp) == REGS_RSP &&
+		       offsetof(struct kvm_regs, r8) == REGS_R8 && offsetof(struct kvm_regs, rip) == REGS_RIP &&
+		       offsetof(struct kvm_regs, rflags) == REGS_RFLAGS,
+	       "switch.S");
+_Static_assert(GUEST_VECTOR_EVENT == DUNE_EVENT_VECTOR, "one number");
+
+_Thread_local struct dune_guest_thread *dune_guest_self;
+_Atomic uint64_t dune_guest_flushes;
+
+static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct dune_guest_thread *_Atomic threads; /* grows only */
+static pid_t owner;                               /* the process whose threads these are */
+static bool tags_used;                            /* somebody has loaded a root with a tag */
+
+/* What is never forgotten: the process's own code and data, which also work while the lock of address spaces is held. */
+static struct piece {
+	uintptr_t begin, end;
+} pieces[128];
+static unsigned piece_count;
+
+enum {
+	CR4_FSGSBASE = 1 << 16,
+	CR4_PCIDE = 1 << 17,
+	CR4_SMEP = 1 << 20,
+	CR4_SMAP = 1 << 21,
+	MSR_LSTAR = 0xc0000082,
+	MSR_SFMASK = 0xc0000084,
+	MSR_KERNEL_GS_BASE = 0xc0000102,
+	MSR_TSC = 0x10
+};
+
+static const struct dune_machine *machine(void)
+{
+	return dune_mirror->machine;
+}
+
+uint64_t dune_guest_in_window(const uint8_t *symbol)
+{
+	return machine()->window + WINDOW_GUEST_CODE + (symbol - dune_guest_begin);
+}
+
+void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *argument), void *argument)
+{
+	for (struct dune_guest_thread *thread = atomic_load(&threads); thread; thread = thread->next)
+		function(thread, argument);
+}
+
+/* ---- the window ------------------------------------------------------------------------------------ */
+
+/* Memory that the window shows: whole pages, zeroed, within one GiB, so that its guest-physical addresses are consecutive. */
+static void *new_pages(size_t size)
+{
+	for (unsigned tries = 0; tries < 8; tries++) {
+		uint8_t *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (at == MAP_FAILED)
+			break;
+		if ((uintptr_t)at >> HUGE_PGSHIFT == ((uintptr_t)at + size - 1) >> HUGE_PGSHIFT)
+			return at; /* others stay where they are, so that the next one lies elsewhere */
+	}
+	dune_fail(ENOMEM, "no memory for ring 0");
+	return NULL;
+}
+
+static int map_in_window(uint64_t offset, const void *page, uint64_t bits)
+{
+	struct dune_mirror *mirror = dune_mirror;
+	uint64_t physical = dune_mirror_physical(page);
+	if (!physical)
+		return -1;
+	dune_vcpus_lock(); /* as for the areas of virtual CPUs, whose tables these are */
+	uint64_t *entry = dune_tables_entry(&mirror->tables, mirror->edit_root, mirror->machine->window + offset, true);
+	if (entry)
+		*entry = physical | bits | DUNE_PTE_PRESENT;
+	dune_vcpus_unlock();
+	return entry ? 0 : dune_fail(ENOMEM, "no page-table page left");
+}
+
+/* An interrupt gate (AMD64 APM vol. 2, 4.8.4). */
+static void fill_gate(uint64_t *idt, unsigned vector, uint64_t handler)
+{
+	bool fatal = vector == T_NMI || vector == T_DBLFLT || vector == T_MCHK;
+	bool by_ring3 = vector == T_BRKPT || vector == T_OFLOW || (vector >= 32 && vector < DUNE_SIGNAL_INTR_BASE);
+	idt[2 * vector + 1] = handler >> 32;
+	idt[2 * vector] = (handler & 0xffff) | (uint64_t)SELECTOR_KERNEL_CODE << 16 | (fatal ? 2ull : 1ull) << 32 |
+			  0x8eull << 40 | (by_ring3 ? 3ull : 0ull) << 45 | (handler >> 16 & 0xffff) << 48;
+}
+
+static bool code_laid_out; /* in this process */
+static unsigned processors;
+
+/* Puts the entry code and the IDT into the window. */
+static int lay_out_code(void)
+{
+	static uint8_t *code; /* children of a fork have the same */
+	const size_t size = WINDOW_GUEST_CODE_PAGES * DUNE_PAGE_SIZE;
+	if (code_laid_out)
+		return 0;
+	if (!code && !(code = new_pages(size + DUNE_PAGE_SIZE)))
+		return -1;
+	memcpy(code, dune_guest_begin, dune_guest_end - dune_guest_begin);
+	for (unsigned vector = 0; vector < GUEST_VECTORS; vector++)
+		fill_gate((uint64_t *)(code + size), vector,
+			  machine()->window + WINDOW_GUEST_CODE + (uint64_t)vector * GUEST_STUB_SIZE);
+	for (uint64_t at = 0; at < size; at += DUNE_PAGE_SIZE)
+		if (map_in_window(WINDOW_GUEST_CODE + at, code + at, 0) != 0)
+			return -1;
+	if (map_in_window(WINDOW_GUEST_IDT, code + size, DUNE_PTE_NO_EXECUTE) != 0)
+		return -1;
+	code_laid_out = true;
+	return 0;
+}
+
+static int lay_out_processor(struct dune_guest_thread *thread)
+{
+	enum {
+		GUARD = PROCESSOR_TRAP_STACKS - PROCESSOR_TRAP_STACK_SIZE
+	};
+	if (processors == WINDOW_GUEST_PROCESSORS_MAX)
+		return dune_fail(EAGAIN, "no more than %d threads can be in the guest", WINDOW_GUEST_PROCESSORS_MAX);
+	uint64_t offset = WINDOW_GUEST_PROCESSORS + (uint64_t)processors * WINDOW_GUEST_PROCESSOR_SIZE;
+	uint8_t *area = new_pages(WINDOW_GUEST_PROCESSOR_SIZE);
+	if (!area)
+		return -1;
+	for (unsigned at = 0; at < WINDOW_GUEST_PROCESSOR_SIZE; at += DUNE_PAGE_SIZE)
+		if (at != GUARD &&
+		    map_in_window(offset + at, area + at,
+				  at == PROCESSOR_SYSTEM_CALL ? 0 : DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) != 0)
+			return -1;
+	memcpy(area + PROCESSOR_SYSTEM_CALL, dune_guest_system_call,
+	       dune_guest_system_call_end - dune_guest_system_call);
+	processors++;
+	thread->processor = (struct dune_guest_processor *)area;
+	thread->processor_address = machine()->window + offset;
+	return 0;
+}
+
+/* Its contents at the beginning of a thread's stay. */
+static void start_processor(struct dune_guest_thread *thread, uint64_t fs_base)
+{
+	struct dune_guest_processor *processor = thread->processor;
+	struct dune_tss *tss = (struct dune_tss *)processor->tss;
+	const struct dune_host *host = &machine()->host;
+	*tss = (struct dune_tss){ .bitmap_offset = sizeof *tss };
+	tss->ist[0] = thread->processor_address + PROCESSOR_TRAP_TOP;
+	tss->ist[1] = thread->processor_address + PROCESSOR_FATAL_TOP;
+	processor->kernel_rsp = 0;
+	processor->kernel_fs = fs_base;
+	processor->user_fs = 0;
+	processor->trap = (uint64_t)dune_guest_trap;
+	processor->dispatch = (uint64_t)dune_guest_dispatch;
+	processor->run_handler = dune_guest_in_window(dune_guest_run_handler);
+	processor->vector_mask = 0;
+	processor->vector_size = 512; /* FXSAVE */
+	if (host->xsave) {
+		const uint64_t tiles = (uint64_t)3 << 17; /* AMX: handlers do not use it by themselves */
+		unsigned eax, ebx, ecx, edx;
+		__cpuid_count(0xd, 0, eax, ebx, ecx, edx);
+		processor->vector_mask = host->vector_components & ~tiles;
+		processor->vector_size = (ecx + 63) & ~63u;
+	}
+	processor->thread = thread;
+	processor->window = machine()->window;
+	processor->window_end = machine()->window + machine()->window_size;
+}
+
+/* ---- the virtual CPU ------------------------------------------------------------------------------- */
+
+static struct kvm_segment segment(unsigned selector, unsigned type, bool code)
+{
+	return (struct kvm_segment){
+		.limit = ~0u, .selector = selector, .type = type, .present = 1, .s = 1, .g = 1, .l = code, .db = !code
+	};
+}
+
+/* The guest's time-stamp counter has to be the host's: the vDSO reads clocks from it. */
+static void take_counter(const struct dune_vcpu *vcpu)
+{
+	uint64_t offset = 0;
+	struct kvm_device_attr attribute = { .group = 0 /* KVM_VCPU_TSC_CTRL */,
+					     .attr = 0 /* KVM_VCPU_TSC_OFFSET */,
+					     .addr = (uint64_t)&offset };
+	if (ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute) == 0)
+		return;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msr = { { .nmsrs = 1 }, { .index = MSR_TSC, .data = dune_get_ticks() } };
+	ioctl(vcpu->fd, KVM_SET_MSRS, &msr);
+}
+
+static int start_vcpu(struct dune_guest_thread *thread, uint64_t fs_base, uint64_t gs_base)
+{
+	struct dune_vcpu *vcpu = thread->vcpu;
+	const struct dune_host *host = &machine()->host;
+	struct kvm_sregs sregs;
+	if (dune_vcpu_reset(vcpu) != 0 || ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) != 0)
+		return dune_fail(errno, "KVM refuses the state of a virtual CPU: %s", strerror(errno));
+	unsigned eax, ebx = 0, ecx, edx;
+	__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
+	/* Ring 0 runs what ring 3 may use as well. */
+	sregs.cr4 &= ~(uint64_t)(CR4_SMEP | CR4_SMAP);
+	sregs.cr4 |= (ebx & 1 ? CR4_FSGSBASE : 0) | (host->pcid ? CR4_PCIDE : 0);
+	sregs.cr3 = (uint64_t)pgroot;
+	sregs.cs = segment(SELECTOR_KERNEL_CODE, 11, true);
+	sregs.ss = segment(SELECTOR_KERNEL_DATA, 3, false);
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = (struct kvm_segment){ .unusable = 1 };
+	sregs.fs.base = fs_base;
+	sregs.gs.base = gs_base;
+	sregs.idt = (struct kvm_dtable){ .base = machine()->window + WINDOW_GUEST_IDT, .limit = 4095 };
+	sregs.tr.base = thread->processor_address;
+	sregs.tr.limit = offsetof(struct dune_tss, bitmap) - 1;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[3];
+	} msrs = { { .nmsrs = 3 },
+		   { { .index = MSR_LSTAR, .data = thread->processor_address + PROCESSOR_SYSTEM_CALL },
+		     { .index = MSR_SFMASK, .data = 0x47700 /* AC NT IF DF TF */ },
+		     { .index = MSR_KERNEL_GS_BASE, .data = 0 } } };
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) != 0 || ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs)
+		return dune_fail(errno, "KVM refuses ring 0 for a thread: %s", strerror(errno));
+	take_counter(vcpu);
+	vcpu->run->s.regs.sregs = sregs;
+	thread->flushed = atomic_load(&dune_guest_flushes);
+	return 0;
+}
+
+/* ---- kicks and flushes ------------------------------------------------------------------------------ */
+
+int dune_guest_kick_signal(void)
+{
+	return dune_kick_signal() - 1;
+}
+
+static void on_kick(int number)
+{
+	(void)number;
+	struct dune_guest_thread *self = dune_guest_self;
+	if (self && atomic_load_explicit(&self->running, memory_order_relaxed))
+		self->vcpu->run->immediate_exit = 1;
+}
+
+static void shoot_down_one(struct dune_guest_thread *thread, void *argument)
+{
+	uint64_t wanted = atomic_load(&dune_guest_flushes);
+	if (thread == argument || !atomic_load(&thread->entered))
+		return;
+	for (unsigned tries = 0; atomic_load(&thread->running) && atomic_load(&thread->flushed) < wanted; tries++)
+		if (tries % 4096 == 0)
+			dune_system_call(SYS_tgkill, thread->process, thread->id, dune_guest_kick_signal(), 0, 0, 0);
+		else if (tries % 64 == 0)
+			dune_system_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+		else
+			__builtin_ia32_pause();
+}
+
+void dune_guest_shoot_down(struct dune_guest_thread *self)
+{
+	uint64_t wanted = atomic_fetch_add(&dune_guest_flushes, 1) + 1;
+	if (self)
+		atomic_compare_exchange_strong(&self->flushed, &(uint64_t){ wanted - 1 }, wanted);
+	dune_guest_every(shoot_down_one, self);
+}
+
+static bool alone(const struct dune_guest_thread *self)
+{
+	for (const struct dune_guest_thread *thread = atomic_load(&threads); thread; thread = thread->next)
+		if (thread != self && atomic_load(&thread->entered))
+			return false;
+	return true;
+}
+
+/* ---- entering and leaving --------------------------------------------------------------------------- */
+
+_Static_assert(sizeof(struct dune_guest_thread) <= DUNE_PAGE_SIZE, "it is a page");
+
+static int make_thread(struct dune_guest_thread *thread, struct dune_machine *on)
+{
+	const size_t size = DUNE_GUEST_STACK + DUNE_PAGE_SIZE;
+	uint8_t *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (stack == MAP_FAILED)
+		return dune_fail(ENOMEM, "no memory for the host side of a thread");
+	mprotect(stack, DUNE_PAGE_SIZE, PROT_NONE);
+	thread->host_stack = stack + size;
+	thread->vcpu = dune_vcpu_new_mirror(on);
+	if (!thread->vcpu || lay_out_processor(thread) != 0) {
+		munmap(stack, size);
+		return -1;
+	}
+	if (on->vector_size) {
+		void *vector = mmap(NULL, on->vector_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		thread->vector = vector == MAP_FAILED ? NULL : vector;
+	}
+	return 0;
+}
+
+static struct dune_guest_thread *new_thread(struct dune_machine *on)
+{
+	struct page *page = dune_page_alloc();
+	if (!page)
+		return NULL;
+	struct dune_guest_thread *thread = (struct dune_guest_thread *)dune_page2pa(page);
+	memset(thread, 0, sizeof *thread);
+	if (make_thread(thread, on) != 0) {
+		dune_page_free(page);
+		return NULL;
+	}
+	thread->next = atomic_load(&threads);
+	atomic_store(&threads, thread);
+	return thread;
+}
+
+static struct dune_guest_thread *take_thread(void)
+{
+	struct dune_machine *on = dune_mirror->machine;
+	pthread_mutex_lock(&threads_lock);
+	struct dune_guest_thread *thread = NULL;
+	if (lay_out_code() == 0) {
+		for (thread = atomic_load(&threads); thread && atomic_load(&thread->in_use);)
+			thread = thread->next;
+		if (!thread)
+			thread = new_thread(on);
+		if (thread)
+			atomic_store(&thread->in_use, 1);
+	}
+	pthread_mutex_unlock(&threads_lock);
+	return thread;
+}
+
+static int note_object(struct dl_phdr_info *object, size_t size, void *unused)
+{
+	(void)size, (void)unused;
+	for (unsigned i = 0; i < object->dlpi_phnum; i++) {
+		const ElfW(Phdr) *header = &object->dlpi_phdr[i];
+		if (header->p_type != PT_LOAD || piece_count == sizeof pieces / sizeof *pieces)
+			continue;
+		uintptr_t begin = PGADDR(object->dlpi_addr + header->p_vaddr);
+		pieces[piece_count++] =
+			(struct piece){ begin, PGADDR(object->dlpi_addr + header->p_vaddr + header->p_memsz + PGMASK) };
+	}
+	return 0;
+}
+
+/* Mirrors the process's code and data ahead of its use: ring 0 needs some of it where it cannot ask for it. */
+static int mirror_objects(void)
+{
+	piece_count = 0;
+	dl_iterate_phdr(note_object, NULL);
+	for (unsigned i = 0; i < piece_count; i++)
+		for (uintptr_t at = pieces[i].begin; at < pieces[i].end; at += PGSIZE) {
+			int error = 0;
+			ptent_t *entry;
+			if (dune_vm_lookup(pgroot, (void *)at, CREATE_NONE, &entry) == 0 && *entry)
+				continue;
+			if (dune_mirror_fill(pgroot, at, 0, &error) < 0)
+				return dune_fail(error, "the process cannot be mirrored: no room for its code");
+		}
+	return 0;
+}
+
+void dune_guest_forget_all(void)
+{
+	uintptr_t from = PGSIZE;
+	dune_space_lock();
+	for (;;) {
+		/* The next piece that is kept. */
+		const struct piece *next = NULL;
+		for (unsigned i = 0; i < piece_count; i++)
+			if (pieces[i].end > from && (!next || pieces[i].begin < next->begin))
+				next = &pieces[i];
+		uintptr_t to = next ? next->begin : (uintptr_t)1 << 47;
+		if (from < to)
+			dune_space_forget(from, to, true);
+		if (!next)
+			break;
+		from = next->end;
+	}
+	dune_space_unlock();
+}
+
+/* The child of a fork has none of its parent's threads, and another mirror. */
+static int begin_process(void)
+{
+	if (owner == getpid())
+		return 0;
+	if (owner && dune_mirror_open() != 0)
+		return -1;
+	atomic_store(&threads, NULL);
+	dune_guest_self = NULL;
+	code_laid_out = false;
+	processors = 0;
+	struct sigaction kick = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
+	sigaction(dune_guest_kick_signal(), &kick, NULL);
+	if (mirror_objects() != 0)
+		return -1;
+	owner = getpid();
+	return 0;
+}
 
 static int enter(void)
 {
-	return dune_fail(ENOTSUP, "guest placement is being built");
+	static pthread_mutex_t beginning = PTHREAD_MUTEX_INITIALIZER;
+	uint64_t fs_base = 0, gs_base = 0;
+	const stack_t none = { .ss_flags = SS_DISABLE };
+	pthread_mutex_lock(&beginning);
+	int begun = begin_process();
+	pthread_mutex_unlock(&beginning);
+	struct dune_guest_thread *thread = begun == 0 ? take_thread() : NULL;
+	if (!thread)
+		return -1;
+	syscall(SYS_arch_prctl, ARCH_GET_FS, &fs_base);
+	syscall(SYS_arch_prctl, ARCH_GET_GS, &gs_base);
+	thread->process = getpid();
+	thread->id = (pid_t)syscall(SYS_gettid);
+	thread->signal.number = 0;
+	thread->raised = false;
+	thread->fault_address = thread->fault_count = 0;
+	thread->counters = (struct dune_counters){ 0 };
+	thread->vcpu->exits = 0;
+	start_processor(thread, fs_base);
+	if (start_vcpu(thread, fs_base, gs_base) != 0 || dune_guest_signals_begin() != 0) {
+		atomic_store(&thread->in_use, 0);
+		return -1;
+	}
+	dune_guest_self = thread;
+	atomic_store(&thread->on_host, true);
+	syscall(SYS_sigaltstack, &none, &thread->alternate);
+	atomic_store(&thread->entered, true);
+	return dune_guest_enter(thread, thread->host_stack, dune_guest_loop);
+}
+
+static int leave(void)
+{
+	struct dune_guest_thread *thread = dune_guest_self;
+	struct dune_guest_processor *processor = (struct dune_guest_processor *)thread->processor_address;
+	if (processor->kernel_rsp)
+		return dune_fail(EINVAL, "this thread serves ring-3 code: dune_ret_from_user() comes first");
+	dune_guest_leave();
+	/* Host mode from here. */
+	dune_guest_self = NULL;
+	atomic_store(&thread->in_use, 0);
+	return 0;
 }
 
 static bool entered(void)
 {
-	return false;
+	const struct dune_guest_thread *thread = dune_guest_self;
+	return thread && atomic_load(&thread->entered) && !atomic_load(&thread->on_host);
+}
+
+/* ---- ring 0 ----------------------------------------------------------------------------------------- */
+
+static void *processor_here(void)
+{
+	return (void *)dune_guest_self->processor_address;
+}
+
+static int jump_to_user(struct dune_tf *tf)
+{
+	int (*enter_user)(struct dune_tf *, void *) = (void *)dune_guest_in_window(dune_guest_enter_user);
+	return enter_user(tf, processor_here());
+}
+
+static void __attribute__((noreturn)) ret_from_user(int result)
+{
+	void (*leave_user)(int, void *) = (void *)dune_guest_in_window(dune_guest_leave_user);
+	leave_user(result, processor_here());
+	__builtin_unreachable();
+}
+
+void dune_pop_trap_frame(struct dune_tf *tf)
+{
+	void (*restore)(struct dune_tf *, void *) = (void *)dune_guest_in_window(dune_guest_restore);
+	restore(tf, processor_here());
+	__builtin_unreachable();
+}
+
+static unsigned long get_user_fs(void)
+{
+	return ((struct dune_guest_processor *)processor_here())->user_fs;
+}
+
+static void set_user_fs(unsigned long fs_base)
+{
+	((struct dune_guest_processor *)processor_here())->user_fs = fs_base;
+}
+
+static unsigned long read_root(void)
+{
+	unsigned long cr3;
+	__asm__ volatile("movq %%cr3, %0" : "=r"(cr3)::"memory");
+	return cr3;
+}
+
+static void write_root(unsigned long cr3)
+{
+	__asm__ volatile("movq %0, %%cr3" ::"r"(cr3) : "memory");
+}
+
+static void load_root(unsigned long cr3)
+{
+	if (!machine()->host.pcid)
+		cr3 = PTE_ADDR(cr3);
+	else if (cr3 & CR3_PCID_MASK)
+		tags_used = true;
+	write_root(cr3);
+}
+
+static void flush_one(unsigned long address)
+{
+	__asm__ volatile("invlpg (%0)" ::"r"(address) : "memory");
+}
+
+static void flush(void)
+{
+	write_root(read_root());
+}
+
+static void invalidate(int mode, unsigned pcid, unsigned long address)
+{
+	const struct {
+		uint64_t pcid, address;
+	} operand = { pcid, address };
+	if (machine()->host.invpcid && machine()->host.pcid)
+		__asm__ volatile("invpcid %0, %1" ::"m"(operand), "r"((uint64_t)mode) : "memory");
+	else if (machine()->host.pcid)
+		dune_flush_tlb_all();
+	else
+		flush();
+}
+
+static void flush_here(void)
+{
+	enum {
+		ALL = 2
+	};
+	if (tags_used && machine()->host.invpcid)
+		invalidate(ALL, 0, 0);
+	else
+		flush();
+}
+
+static void flush_all(void)
+{
+	struct dune_guest_thread *self = entered() ? dune_guest_self : NULL;
+	if (self) {
+		if (tags_used && !machine()->host.invpcid) /* this one too: by the host side, when it next runs */
+			self = NULL;
+		else
+			flush_here();
+	}
+	dune_guest_shoot_down(self);
+}
+
+/* ---- replacing entries ------------------------------------------------------------------------------ */
+
+int dune_guest_replace_on_host(struct dune_guest_thread *thread, ptent_t *root, const struct dune_space_edit *edits,
+			       size_t count)
+{
+	struct kvm_run *run = thread->vcpu->run;
+	const struct kvm_regs registers = run->s.regs.regs;
+	const struct kvm_sregs sregs = run->s.regs.sregs;
+	const uint64_t dirty = run->kvm_dirty_regs;
+	struct dune_context context = { .root = (uint64_t)root };
+	int result = 0;
+	for (size_t done = 0; done < count && result == 0;) {
+		struct dune_edit stores[32];
+		size_t some = count - done < 32 ? count - done : 32;
+		for (size_t i = 0; i < some; i++) {
+			const struct dune_space_edit *edit = &edits[done + i];
+			*edit->old = __atomic_load_n(edit->entry, __ATOMIC_RELAXED);
+			stores[i] = (struct dune_edit){ (uint64_t)edit->entry, edit->value };
+		}
+		result = dune_vcpu_edit(thread->vcpu, &context, stores, some);
+		done += some;
+	}
+	run->s.regs.regs = registers;
+	run->s.regs.sregs = sregs;
+	memset(run->s.regs.sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
+	run->kvm_dirty_regs = dirty | KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+	dune_guest_shoot_down(NULL);
+	return result;
+}
+
+static int replace(ptent_t *root, const struct dune_space_edit *edits, size_t count)
+{
+	struct dune_guest_thread *self = dune_guest_self;
+	if (!entered()) {
+		if (self && atomic_load(&self->entered)) {
+			int saved = errno;
+			int result = dune_guest_replace_on_host(self, root, edits, count);
+			errno = saved;
+			return result;
+		}
+		/* A thread in host mode: its own virtual CPU writes. */
+		int result = dune_host_operations.replace(root, edits, count);
+		dune_guest_shoot_down(NULL);
+		return result;
+	}
+	bool one_by_one = PTE_ADDR(read_root()) == (uint64_t)root && !tags_used && count <= 32;
+	for (size_t i = 0; i < count; i++) {
+		dune_space_store(&edits[i]);
+		if (edits[i].length > PGSIZE)
+			one_by_one = false;
+		if (one_by_one)
+			flush_one(edits[i].address);
+	}
+	if (!one_by_one)
+		flush_here();
+	if ((tags_used && !machine()->host.invpcid) || !alone(self))
+		flush_all();
+	return 0;
+}
+
+static int get_counters(struct dune_counters *counters)
+{
+	*counters = dune_guest_self->counters;
+	counters->exits = dune_guest_self->vcpu->exits;
+	return 0;
 }
 
 const struct dune_placement_operations dune_guest_operations = {
 	.placement = DUNE_PLACEMENT_GUEST,
 	.enter = enter,
+	.leave = leave,
 	.entered = entered,
+	.jump_to_user = jump_to_user,
+	.ret_from_user = ret_from_user,
+	.get_user_fs = get_user_fs,
+	.set_user_fs = set_user_fs,
+	.load_cr3 = load_root,
+	.read_cr3 = read_root,
+	.flush_one = flush_one,
+	.flush = flush,
+	.flush_all = flush_all,
+	.invpcid = invalidate,
+	.replace = replace,
+	.counters = get_counters,
 };

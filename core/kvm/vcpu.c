@@ -389,6 +389,19 @@ struct dune_vcpu *dune_vcpu_get_mirror(struct dune_machine *machine)
 	return vcpu;
 }
 
+struct dune_vcpu *dune_vcpu_new_mirror(struct dune_machine *machine)
+{
+	pthread_once(&once, install);
+	pthread_mutex_lock(&pool_lock);
+	struct dune_vcpu *vcpu = make(machine, true);
+	if (vcpu) {
+		vcpu->next = every;
+		every = vcpu;
+	}
+	pthread_mutex_unlock(&pool_lock);
+	return vcpu;
+}
+
 void dune_vcpus_forget(void)
 {
 	own = own_mirror = NULL;

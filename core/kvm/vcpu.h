@@ -76,6 +76,8 @@ struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);
 /* The same for the mirror of the machine, which must have one.  A thread may have both.  Its registers are those of
  * dune_vcpu_reset(). */
 struct dune_vcpu *dune_vcpu_get_mirror(struct dune_machine *machine);
+/* A new one of the mirror that is nobody's: the caller keeps it and sees to who uses it. */
+struct dune_vcpu *dune_vcpu_new_mirror(struct dune_machine *machine);
 
 /* Closes and forgets all virtual CPUs: in the child of a fork, where their threads are not, and when the machine could
  * not be made. */

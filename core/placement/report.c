@@ -71,6 +71,12 @@ void dune_report_fatal(const char *what, unsigned number, const struct dune_tf *
 	bool page_fault = number == T_PGFLT;
 	char detail[96], symbol[DUNE_SYMBOL_ROOM], address[48] = "";
 	bool known = dune_symbol_at(tf->rip, symbol, sizeof symbol);
+	if (number == DUNE_REPORT_NO_VECTOR) {
+		dune_printf("dune: %s, at rip 0x%lx (%s), ring %u\n", what, tf->rip, known ? symbol : "in no mapping",
+			    tf->cs & 3u);
+		dune_print_registers(tf);
+		return;
+	}
 	describe(vector, page_fault, tf, detail, sizeof detail);
 	if (page_fault)
 		dune_format(address, sizeof address, ", address 0x%lx (CR2)", cr2);

@@ -13,6 +13,7 @@
  * what: who could not go on, and why, without a full stop.  cr2: the address of a page fault; ignored for other vectors.
  * Async-signal-safe; 12 KiB of stack.
  */
+#define DUNE_REPORT_NO_VECTOR (~0u) /* for `vector`: no exception was the cause */
 void dune_report_fatal(const char *what, unsigned vector, const struct dune_tf *tf, uint64_t cr2);
 
 #endif

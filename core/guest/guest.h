@@ -1,0 +1,179 @@
+/*
+ * guest.h - guest placement: what its parts share.
+ *
+ *   entry.S    ring 0: vectors, system calls, ways to handlers and to ring 3
+ *   trap.c     ring 0, on a trap stack: what a trap means
+ *   handler.c  ring 0, on the process's stack: calls the process's handlers, sends signals
+ *   switch.S   the way between host mode and guest
+ *   loop.c     host side: runs a thread's virtual CPU and answers it
+ *   forward.c  host side: system calls
+ *   signals.c  both sides: how a Linux signal reaches a thread in the guest
+ *   guest.c    entering and leaving, what dune.h promises
+ *
+ * The host side of a thread runs on a stack of its own while the guest may be anywhere, also in malloc() with a lock held.  So
+ * it allocates nothing, takes no lock of libc, and keeps errno.
+ */
+#ifndef DUNE_GUEST_H
+#define DUNE_GUEST_H
+
+#include <linux/kvm.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "guest/layout.h"
+#include "kvm/mirror.h"
+#include "kvm/vcpu.h"
+#include "placement/placement.h"
+#include "placement/system_call.h"
+
+/* A virtual CPU's area in the window.  Supervisor only; written by ring 0 and by the host side of its thread. */
+struct dune_guest_processor {
+	uint8_t tss[256]; /* 104 bytes of it */
+	uint64_t kernel_rsp, user_rsp, kernel_fs, user_fs;
+	uint64_t trap, dispatch; /* C functions, see entry.S */
+	uint64_t vector_mask;    /* components that XSAVE keeps; 0: FXSAVE */
+	uint64_t vector_size;    /* bytes */
+	uint64_t run_handler;    /* in the window */
+	struct dune_guest_thread *thread;
+	uintptr_t window, window_end;
+};
+
+/* On the stack of a handler. */
+struct dune_guest_frame {
+	struct dune_tf tf;
+	uint64_t vector;
+	uint64_t address; /* CR2 */
+	uint64_t reserved;
+};
+
+/* A signal on its way into the guest. */
+struct dune_guest_signal {
+	int number; /* 0: none.  First: switch.S looks at it */
+	bool fault; /* raised by an instruction of the guest: */
+	unsigned vector;
+	uint64_t address; /* CR2 */
+	siginfo_t info;
+	uint64_t mask; /* of the thread when it came */
+};
+
+/* What a new thread or process needs before it goes on at regs.rip, in host mode. */
+struct dune_guest_child {
+	struct kvm_regs regs;
+	uint64_t scratch;                 /* top of a stack */
+	uint64_t mask;                    /* of signals */
+	struct dune_guest_thread *thread; /* its parent's, if it is a process of its own with a copy of it */
+};
+
+enum {
+	DUNE_GUEST_STACK = 128 << 10 /* bytes of the host side's stack */
+};
+
+/* A thread in the guest.  A page of the pool, so that ring 0 can look at those of others with the lock of address spaces held. */
+struct dune_guest_thread {
+	struct dune_vcpu *vcpu;
+	struct dune_guest_processor *processor; /* here; in the guest at processor_address */
+	uint64_t processor_address;
+	_Atomic bool entered; /* in Dune mode */
+	_Atomic bool on_host; /* its host side runs, not the guest */
+	_Atomic bool running; /* between catching up and the end of KVM_RUN */
+	uint8_t *host_stack;  /* its upper end */
+	pid_t process, id;
+	_Atomic int in_use;
+	struct dune_guest_signal signal; /* pending */
+	bool raised;                     /* it has been, as an interrupt */
+	bool interruptible;              /* the guest takes interrupts, so a signal keeps it from making a call */
+	_Atomic uint64_t flushed;        /* of dune_guest_flushes */
+	uint64_t fault_address,
+		fault_count; /* KVM could not reach memory: where it was tried last, how often in a row */
+	stack_t alternate;   /* the process's alternate stack; the kernel has none meanwhile */
+	void *vector;        /* room for KVM_GET_XSAVE */
+	struct dune_counters counters;
+	uint8_t scratch[2048] __attribute__((aligned(16)));
+	struct dune_guest_thread *next; /* of all */
+};
+
+/* ---- guest.c ---- */
+
+extern _Thread_local struct dune_guest_thread *dune_guest_self __attribute__((tls_model("initial-exec")));
+/* Counts requests to drop translations; every thread has to catch up before its guest goes on. */
+extern _Atomic uint64_t dune_guest_flushes;
+/* The signal that takes a thread's guest out of KVM_RUN, for nothing else. */
+int dune_guest_kick_signal(void);
+/* Host side: lets everything follow the process anew that may have changed without our knowledge. */
+void dune_guest_forget_all(void);
+/* Calls the function for every thread that there is or was. */
+void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *argument), void *argument);
+/* Has every other thread in the guest drop its translations, and waits until none can use an old one. */
+void dune_guest_shoot_down(struct dune_guest_thread *self);
+/* Replaces entries from the host side: by the monitor, on this thread's virtual CPU. */
+int dune_guest_replace_on_host(struct dune_guest_thread *thread, ptent_t *root, const struct dune_space_edit *edits,
+			       size_t count);
+
+/* ---- switch.S ---- */
+
+int dune_guest_enter(struct dune_guest_thread *thread, void *host_stack,
+		     void (*loop)(struct dune_guest_thread *thread, uint64_t stack));
+void dune_guest_started(void);
+int dune_guest_leave(void);
+void dune_guest_left(uint64_t stack) __attribute__((noreturn));
+void dune_guest_continue(const struct kvm_regs *registers) __attribute__((noreturn));
+uint64_t dune_guest_forward(const struct kvm_regs *call, const int *pending, bool *interrupted);
+uint64_t dune_guest_clone(const struct kvm_regs *call, struct dune_guest_child *child);
+void dune_guest_child_begin(struct dune_guest_child *child);
+void dune_guest_exit_thread(uint64_t status, _Atomic int *in_use) __attribute__((noreturn));
+int dune_guest_copy_frame(void *to, const void *from, size_t words);
+void dune_guest_on_stack(void (*function)(void *), void *argument, void *stack);
+extern const uint8_t dune_guest_forward_begin[], dune_guest_forward_call[], dune_guest_forward_end[],
+	dune_guest_forward_interrupted[], dune_guest_copy_frame_end[], dune_guest_copy_failed[];
+
+/* ---- entry.S, as data ---- */
+
+extern const uint8_t dune_guest_begin[], dune_guest_end[], dune_guest_system_call[], dune_guest_system_call_end[];
+extern const uint8_t dune_guest_run_handler[], dune_guest_restore[], dune_guest_enter_user[], dune_guest_leave_user[];
+/* Where a symbol of entry.S is in the window. */
+uint64_t dune_guest_in_window(const uint8_t *symbol);
+
+/* ---- trap.c: ring 0, trap stack, no vector registers ---- */
+
+struct dune_tf *dune_guest_trap(struct dune_tf *tf, uint64_t vector, uint64_t address,
+				struct dune_guest_processor *processor);
+
+/* ---- handler.c: ring 0 ---- */
+
+/* vector_state: what restore loads when it returns. */
+void dune_guest_dispatch(struct dune_guest_frame *frame, void *vector_state);
+
+/* ---- signals.c ---- */
+
+/* Host mode: lets the signals of the process reach threads in the guest. */
+int dune_guest_signals_begin(void);
+/* Ring 0: runs the process's handler for the thread's pending signal, if any, as if it had interrupted tf. */
+void dune_guest_deliver(struct dune_tf *tf, void *vector_state);
+/* Ring 0: sends a signal for what an instruction did. */
+void dune_guest_deliver_fault(struct dune_tf *tf, void *vector_state, unsigned vector, uint64_t address);
+/* Host side of rt_sigaction(2) and sigaltstack(2): the kernel's answer. */
+uint64_t dune_guest_sigaction(const struct kvm_regs *call);
+uint64_t dune_guest_sigaltstack(struct dune_guest_thread *thread, const struct kvm_regs *call);
+/* Host side: the process dies of the signal with the guest's registers, which a core dump shows. */
+void dune_guest_die(struct dune_guest_thread *thread, const struct kvm_regs *registers, int number,
+		    const siginfo_t *info) __attribute__((noreturn));
+
+/* ---- loop.c ---- */
+
+/* Runs the guest of the thread, which begins at dune_guest_started with this stack pointer, until it leaves. */
+void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack) __attribute__((noreturn));
+
+/* ---- forward.c ---- */
+
+/* Makes the system call of registers, and sets them to where the guest goes on. */
+void dune_guest_make_call(struct dune_guest_thread *thread, struct kvm_regs *registers);
+
+/* Ring 0: asks the host side (layout.h). */
+static inline long dune_guest_ask(long number, uint64_t a, uint64_t b, uint64_t c)
+{
+	long result = number;
+	__asm__ volatile("outb %%al, %1" : "+a"(result) : "i"(PORT_GUEST), "D"(a), "S"(b), "d"(c) : "memory");
+	return result;
+}
+
+#endif

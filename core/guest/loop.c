@@ -1,0 +1,319 @@
+/*
+ * loop.c - host side of a thread in the guest: runs its virtual CPU, and answers it.
+ *
+ * Runs on a stack of its own; see guest.h for what it must not do.
+ */
+#include "guest/guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "placement/report.h"
+#include "vm/space.h"
+
+enum {
+	OUT_LENGTH = 2 /* bytes of the instruction by which the guest asks */
+};
+
+static struct dune_tf frame_of(const struct kvm_run *run)
+{
+	const struct kvm_regs *r = &run->s.regs.regs;
+	return (struct dune_tf){ .rdi = r->rdi,
+				 .rsi = r->rsi,
+				 .rdx = r->rdx,
+				 .rcx = r->rcx,
+				 .r8 = r->r8,
+				 .r9 = r->r9,
+				 .r10 = r->r10,
+				 .r11 = r->r11,
+				 .rbx = r->rbx,
+				 .rbp = r->rbp,
+				 .r12 = r->r12,
+				 .r13 = r->r13,
+				 .r14 = r->r14,
+				 .r15 = r->r15,
+				 .rax = r->rax,
+				 .rip = r->rip,
+				 .cs = run->s.regs.sregs.cs.selector,
+				 .rflags = r->rflags,
+				 .rsp = r->rsp,
+				 .ss = run->s.regs.sregs.ss.selector };
+}
+
+static struct kvm_regs registers_of(const struct dune_tf *tf)
+{
+	return (struct kvm_regs){ .rdi = tf->rdi,
+				  .rsi = tf->rsi,
+				  .rdx = tf->rdx,
+				  .rcx = tf->rcx,
+				  .r8 = tf->r8,
+				  .r9 = tf->r9,
+				  .r10 = tf->r10,
+				  .r11 = tf->r11,
+				  .rbx = tf->rbx,
+				  .rbp = tf->rbp,
+				  .r12 = tf->r12,
+				  .r13 = tf->r13,
+				  .r14 = tf->r14,
+				  .r15 = tf->r15,
+				  .rax = tf->rax,
+				  .rip = tf->rip,
+				  .rflags = tf->rflags,
+				  .rsp = tf->rsp };
+}
+
+/* The process ends: what happened, on standard error, and a core dump that shows the frame. */
+static void __attribute__((noreturn)) die(struct dune_guest_thread *thread, const char *what, unsigned vector,
+					  const struct dune_tf *tf, uint64_t address, int number)
+{
+	const struct kvm_regs registers = registers_of(tf);
+	const siginfo_t info = { .si_signo = number, .si_code = SI_KERNEL, .si_addr = (void *)address };
+	dune_report_fatal(what, vector, tf, address);
+	dune_guest_die(thread, &registers, number, &info);
+}
+
+static void __attribute__((noreturn)) die_here(struct dune_guest_thread *thread, const char *what)
+{
+	const struct dune_tf tf = frame_of(thread->vcpu->run);
+	die(thread, what, DUNE_REPORT_NO_VECTOR, &tf, thread->vcpu->run->s.regs.sregs.cr2, SIGSEGV);
+}
+
+/* A trap frame on one of the processor's own stacks, here. */
+static struct dune_tf *frame_in_area(const struct dune_guest_thread *thread, uint64_t address)
+{
+	uint64_t offset = address - thread->processor_address;
+	if (offset > WINDOW_GUEST_PROCESSOR_SIZE - sizeof(struct dune_tf))
+		return NULL;
+	return (struct dune_tf *)((uint8_t *)thread->processor + offset);
+}
+
+/* ---- what ring 0 asks ------------------------------------------------------------------------------ */
+
+/* Returns as GUEST_CALL_FILL does. */
+static int fill(struct dune_guest_thread *thread, uint64_t address, unsigned error_code)
+{
+	int error = 0;
+	ptent_t *root = (ptent_t *)PTE_ADDR(thread->vcpu->run->s.regs.sregs.cr3);
+	int filled = dune_mirror_fill(root, address, error_code, &error);
+	if (filled < 0)
+		die_here(thread, error == ENOSPC ? "no guest-physical addresses or memory slots are left" :
+						   "the page pool is empty");
+	thread->counters.mirror_faults += filled;
+	return filled;
+}
+
+/* A fault in the entry code or in trap.c. */
+static void answer_nested(struct dune_guest_thread *thread, const struct kvm_regs *registers)
+{
+	struct dune_tf *tf = frame_in_area(thread, registers->rdi);
+	unsigned vector = (unsigned)registers->rsi;
+	uint64_t address = registers->rdx;
+	if (!tf)
+		die_here(thread, "the trap stacks are used up");
+	if (vector == T_PGFLT && !(tf->err & (FEC_U | FEC_RSV)) && fill(thread, address, tf->err) == 1)
+		return;
+	if (vector == T_PGFLT && tf->rip >= (uint64_t)dune_guest_copy_frame &&
+	    tf->rip < (uint64_t)dune_guest_copy_frame_end) {
+		tf->rip = (uint64_t)dune_guest_copy_failed;
+		return;
+	}
+	die(thread, "a fault in the entry code", vector, tf, address, SIGSEGV);
+}
+
+static void answer_die(struct dune_guest_thread *thread, const struct kvm_regs *registers)
+{
+	struct dune_tf *tf = frame_in_area(thread, registers->rdi);
+	unsigned vector = (unsigned)registers->rsi;
+	if (!tf)
+		die_here(thread, "the trap stacks are used up");
+	die(thread, vector == T_DBLFLT ? "double fault" : "no stack left in ring 0", vector, tf, registers->rdx,
+	    SIGSEGV);
+}
+
+static void answer_signal(struct dune_guest_thread *thread, const struct kvm_regs *registers)
+{
+	const struct dune_tf *tf = (const struct dune_tf *)registers->rdi;
+	const struct dune_guest_signal *signal = (const struct dune_guest_signal *)registers->rsi;
+	const struct kvm_regs interrupted = registers_of(tf);
+	if (signal->fault)
+		dune_report_fatal("nothing handles an exception", signal->vector, tf, signal->address);
+	dune_guest_die(thread, &interrupted, signal->number, &signal->info);
+}
+
+static void __attribute__((noreturn)) answer_leave(struct dune_guest_thread *thread, uint64_t stack)
+{
+	atomic_store(&thread->entered, false);
+	atomic_store(&thread->running, false);
+	dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
+	if (thread->signal.number) { /* came too late for the guest: once more */
+		dune_system_call(SYS_rt_tgsigqueueinfo, thread->process, thread->id, thread->signal.number,
+				 (long)&thread->signal.info, 0, 0);
+		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&thread->signal.mask, 0, 8, 0, 0);
+		thread->signal.number = 0;
+	}
+	dune_guest_left(stack);
+}
+
+static void answer(struct dune_guest_thread *thread)
+{
+	struct kvm_run *run = thread->vcpu->run;
+	struct kvm_regs *registers = &run->s.regs.regs;
+	const struct kvm_regs asked = *registers;
+	registers->rip += OUT_LENGTH;
+	run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	switch (asked.rax) {
+	case GUEST_CALL_FILL:
+		registers->rax = fill(thread, asked.rdi, (unsigned)asked.rsi);
+		break;
+	case GUEST_CALL_NESTED:
+		answer_nested(thread, &asked);
+		break;
+	case GUEST_CALL_DIE:
+		answer_die(thread, &asked);
+		break;
+	case GUEST_CALL_SIGNAL:
+		answer_signal(thread, &asked);
+		break;
+	case GUEST_CALL_LEAVE:
+		answer_leave(thread, asked.rdi);
+	default:
+		die_here(thread, "ring 0 asks for something unknown");
+	}
+}
+
+/* ---- running --------------------------------------------------------------------------------------- */
+
+/* KVM could not reach memory: the process no longer has what a table says, or not with these rights. */
+static void memory_gone(struct dune_guest_thread *thread)
+{
+	const struct kvm_run *run = thread->vcpu->run;
+	if (run->s.regs.regs.rip != thread->fault_address)
+		thread->fault_count = 0;
+	thread->fault_address = run->s.regs.regs.rip;
+	switch (thread->fault_count++) {
+	case 0: /* the tables may be out of date */
+		dune_guest_forget_all();
+		return;
+	case 1: /* past the end of a file, say */
+		if (run->s.regs.regs.rflags & FLAGS_INTERRUPTS && !thread->signal.number) {
+			uint64_t all = ~(uint64_t)0;
+			dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&thread->signal.mask, 8, 0,
+					 0);
+			thread->signal.info = (siginfo_t){ .si_signo = SIGBUS, .si_code = BUS_ADRERR };
+			thread->signal.fault = true;
+			thread->signal.vector = T_PGFLT;
+			thread->signal.number = SIGBUS;
+			return;
+		}
+		/* fall through */
+	default:
+		die_here(thread, "memory that the page tables name is gone");
+	}
+}
+
+/* Drops what the virtual CPU's TLB holds if others have asked for it: a root that is left and loaded again is flushed. */
+static void catch_up(struct dune_guest_thread *thread)
+{
+	uint64_t flushes = atomic_load(&dune_guest_flushes);
+	if (thread->flushed == flushes)
+		return;
+	struct kvm_run *run = thread->vcpu->run;
+	struct kvm_sregs elsewhere = run->s.regs.sregs;
+	elsewhere.cr3 = thread->vcpu->machine->edit_root;
+	memset(elsewhere.interrupt_bitmap, 0, sizeof elsewhere.interrupt_bitmap);
+	if (dune_system_call(SYS_ioctl, thread->vcpu->fd, KVM_SET_SREGS, (long)&elsewhere, 0, 0, 0) != 0)
+		die_here(thread, "KVM refuses another address space");
+	memset(run->s.regs.sregs.interrupt_bitmap, 0, sizeof run->s.regs.sregs.interrupt_bitmap);
+	run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+	atomic_store(&thread->flushed, flushes);
+}
+
+/* Has the guest take an interrupt for the signal that is pending, or tell when it can. */
+static void raise_event(struct dune_guest_thread *thread, bool ready)
+{
+	struct kvm_run *run = thread->vcpu->run;
+	run->request_interrupt_window = 0;
+	if (!thread->signal.number) {
+		thread->raised = false;
+		return;
+	}
+	if (thread->raised)
+		return;
+	if (!ready || !(run->s.regs.regs.rflags & FLAGS_INTERRUPTS)) {
+		run->request_interrupt_window = 1;
+		return;
+	}
+	struct kvm_interrupt interrupt = { .irq = GUEST_VECTOR_EVENT };
+	if (dune_system_call(SYS_ioctl, thread->vcpu->fd, KVM_INTERRUPT, (long)&interrupt, 0, 0, 0) != 0)
+		die_here(thread, "KVM takes no interrupt");
+	thread->raised = true;
+}
+
+/* One KVM_RUN.  Returns 0 or a negative errno. */
+static long run_guest(struct dune_guest_thread *thread, bool ready)
+{
+	struct dune_vcpu *vcpu = thread->vcpu;
+	vcpu->run->immediate_exit = 0;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	raise_event(thread, ready); /* a signal from here on sets immediate_exit */
+	atomic_store(&thread->running, true);
+	catch_up(thread); /* a request from here on kicks */
+	atomic_store(&thread->on_host, false);
+	long result = dune_system_call(SYS_ioctl, vcpu->fd, KVM_RUN, 0, 0, 0, 0);
+	atomic_store(&thread->on_host, true);
+	atomic_store(&thread->running, false);
+	vcpu->exits++;
+	vcpu->run->kvm_dirty_regs = 0;
+	return result;
+}
+
+static void begin(struct dune_guest_thread *thread, uint64_t stack)
+{
+	struct kvm_run *run = thread->vcpu->run;
+	run->s.regs.regs =
+		(struct kvm_regs){ .rip = (uint64_t)dune_guest_started, .rsp = stack, .rflags = FLAGS_RING0 };
+	run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+}
+
+void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack)
+{
+	struct kvm_run *run = thread->vcpu->run;
+	bool ready = true;
+	begin(thread, stack);
+	for (;;) {
+		long result = run_guest(thread, ready);
+		ready = run->ready_for_interrupt_injection;
+		if (result == -EINTR || result == -EAGAIN)
+			continue;
+		if (result == -EFAULT) {
+			memory_gone(thread);
+			continue;
+		}
+		if (result != 0)
+			die_here(thread, "KVM_RUN fails");
+		switch (run->exit_reason) {
+		case KVM_EXIT_IO:
+			if (run->io.direction == KVM_EXIT_IO_OUT && run->io.port == PORT_SYSTEM_CALL) {
+				dune_guest_make_call(thread, &run->s.regs.regs);
+				run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+				ready = true;
+			} else if (run->io.direction == KVM_EXIT_IO_OUT && run->io.port == PORT_GUEST) {
+				answer(thread);
+			} else {
+				die_here(thread, "access to an I/O port");
+			}
+			break;
+		case KVM_EXIT_IRQ_WINDOW_OPEN:
+			break;
+		case KVM_EXIT_MMIO:
+			die_here(thread, "access to guest-physical memory that there is not");
+		case KVM_EXIT_SHUTDOWN:
+			die_here(thread, "triple fault: descriptor tables, trap stacks or page tables are damaged");
+		case KVM_EXIT_HLT:
+			die_here(thread, "HLT in ring 0");
+		default:
+			die_here(thread, dune_exit_name(run->exit_reason));
+		}
+	}
+}

@@ -1,0 +1,221 @@
+/*
+ * switch.S - guest placement, in the process's own text: changing between host mode and guest, and system calls made for the guest.
+ */
+#include "guest/layout.h"
+
+	.text
+	.macro code_symbol name
+	.globl \name
+	.hidden \name
+	.type \name, @function
+	.balign 16
+\name:
+	.endm
+
+	.macro push_start	/* what a C function keeps; ends with struct dune_guest_start */
+	pushq	%rbx
+	pushq	%rbp
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+	subq	$8, %rsp
+	stmxcsr	START_MXCSR(%rsp)
+	fnstcw	START_CONTROL(%rsp)
+	.endm
+	.macro pop_start
+	fninit
+	ldmxcsr	START_MXCSR(%rsp)
+	fldcw	START_CONTROL(%rsp)
+	addq	$8, %rsp
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%rbp
+	popq	%rbx
+	.endm
+
+/*
+ * int dune_guest_enter(struct dune_guest_thread *thread, void *host_stack, void (*loop)(thread, uint64_t stack))
+ * Host mode.  Keeps the caller's state on its stack and calls loop(thread, stack) on the host stack; the loop has the guest begin at
+ * dune_guest_started with RSP = stack, which returns 0 to the caller, in ring 0.
+ */
+code_symbol dune_guest_enter
+	push_start
+	movq	%rsi, %rax
+	movq	%rsp, %rsi
+	movq	%rax, %rsp
+	xorl	%ebp, %ebp
+	callq	*%rdx
+	ud2
+
+/* Ring 0 of the guest, or host mode after dune_guest_leave: RSP as push_start left it.  Returns 0 from there. */
+code_symbol dune_guest_started
+	pop_start
+	xorl	%eax, %eax
+	retq
+
+/* int dune_guest_leave(void): ring 0.  The host side goes on at dune_guest_started, in host mode, with RDI as RSP. */
+code_symbol dune_guest_leave
+	push_start
+	movq	%rsp, %rdi
+	movl	$GUEST_CALL_LEAVE, %eax
+	outb	%al, $PORT_GUEST
+	ud2
+
+/* noreturn dune_guest_left(uint64_t stack): host side, see above. */
+code_symbol dune_guest_left
+	movq	%rdi, %rsp
+	jmp	dune_guest_started
+
+/*
+ * uint64_t dune_guest_forward(const struct kvm_regs *call, const int *pending, bool *interrupted)
+ * Host side: makes the system call of the guest's registers and returns the kernel's answer, with *interrupted false.
+ * If *pending is set before the call is made, it is not made: *interrupted is true.  The signal handler sees to the rest: one
+ * that comes from dune_guest_forward_begin on, before the SYSCALL is done, goes on at dune_guest_forward_interrupted.  (A call that the
+ * kernel is going to restart is found at the SYSCALL again.)
+ */
+code_symbol dune_guest_forward
+	pushq	%rbx
+	pushq	%r12
+	movq	%rdx, %rbx
+	movb	$0, (%rbx)
+	.globl	dune_guest_forward_begin
+	.hidden dune_guest_forward_begin
+dune_guest_forward_begin:
+	cmpl	$0, (%rsi)
+	jne	dune_guest_forward_interrupted
+	movq	%rdi, %r12
+	movq	REGS_RAX(%r12), %rax
+	movq	REGS_RDI(%r12), %rdi
+	movq	REGS_RSI(%r12), %rsi
+	movq	REGS_RDX(%r12), %rdx
+	movq	REGS_R10(%r12), %r10
+	movq	REGS_R8(%r12), %r8
+	movq	REGS_R9(%r12), %r9
+	.globl	dune_guest_forward_call
+	.hidden dune_guest_forward_call
+dune_guest_forward_call:
+	syscall
+	.globl	dune_guest_forward_end
+	.hidden dune_guest_forward_end
+dune_guest_forward_end:
+	popq	%r12
+	popq	%rbx
+	retq
+	.globl	dune_guest_forward_interrupted
+	.hidden dune_guest_forward_interrupted
+dune_guest_forward_interrupted:
+	movb	$1, (%rbx)
+	popq	%r12
+	popq	%rbx
+	retq
+
+/*
+ * uint64_t dune_guest_clone(const struct kvm_regs *call, struct dune_guest_child *child)
+ * Host side: makes the guest's clone, clone3, fork or vfork and returns the parent's answer.  The child, which begins in host
+ * mode, calls dune_guest_child_begin(child) on child's scratch stack and goes on at child->regs.rip with child->regs; *child
+ * must not change before it has.  Signals are blocked.
+ */
+code_symbol dune_guest_clone
+	pushq	%rbx
+	pushq	%r12
+	movq	%rdi, %r12
+	movq	%rsi, %rbx
+	movq	REGS_RAX(%r12), %rax
+	movq	REGS_RDI(%r12), %rdi
+	movq	REGS_RSI(%r12), %rsi
+	movq	REGS_RDX(%r12), %rdx
+	movq	REGS_R10(%r12), %r10
+	movq	REGS_R8(%r12), %r8
+	movq	REGS_R9(%r12), %r9
+	syscall
+	testq	%rax, %rax
+	jz	1f
+	popq	%r12
+	popq	%rbx
+	retq
+1:	movq	CHILD_SCRATCH(%rbx), %rsp
+	andq	$-16, %rsp
+	movq	%rbx, %rdi
+	callq	dune_guest_child_begin
+	movq	%rbx, %rdi
+
+/* noreturn dune_guest_continue(const struct kvm_regs *registers): host mode; goes on at registers->rip.  RCX is lost, as after SYSCALL. */
+code_symbol dune_guest_continue
+	movq	REGS_RFLAGS(%rdi), %r11
+	andl	$0xcd5, %r11d			/* CF PF AF ZF SF DF OF */
+	movq	REGS_RSP(%rdi), %rsp
+	movq	REGS_RIP(%rdi), %rcx
+	movq	REGS_RAX(%rdi), %rax
+	movq	REGS_RBX(%rdi), %rbx
+	movq	REGS_RDX(%rdi), %rdx
+	movq	REGS_RSI(%rdi), %rsi
+	movq	REGS_RBP(%rdi), %rbp
+	movq	REGS_R8(%rdi), %r8
+	movq	REGS_R9(%rdi), %r9
+	movq	REGS_R10(%rdi), %r10
+	movq	REGS_R12(%rdi), %r12
+	movq	REGS_R13(%rdi), %r13
+	movq	REGS_R14(%rdi), %r14
+	movq	REGS_R15(%rdi), %r15
+	movq	REGS_RDI(%rdi), %rdi
+	jmpq	*%rcx
+
+/*
+ * noreturn dune_guest_exit_thread(uint64_t status, _Atomic int *in_use): host side.  The thread ends; its host stack is free
+ * for others from the store on, so nothing of it is touched afterwards.  Signals are blocked.
+ */
+code_symbol dune_guest_exit_thread
+	movl	$0, (%rsi)
+	movl	$60, %eax
+	syscall
+	ud2
+
+/*
+ * int dune_guest_copy_frame(void *to, const void *from, size_t words): ring 0, on a trap stack.  Returns 0, or -1 if memory at `to`
+ * cannot be written: the host side goes on at dune_guest_copy_failed then.
+ */
+code_symbol dune_guest_copy_frame
+	movq	%rdx, %rcx
+	rep movsq
+	.globl	dune_guest_copy_frame_end
+	.hidden dune_guest_copy_frame_end
+dune_guest_copy_frame_end:
+	xorl	%eax, %eax
+	retq
+	.globl	dune_guest_copy_failed
+	.hidden dune_guest_copy_failed
+dune_guest_copy_failed:
+	movl	$-1, %eax
+	retq
+
+/*
+ * void dune_guest_on_stack(void (*function)(void *), void *argument, void *stack): ring 0.  Calls function(argument) on another stack.
+ */
+code_symbol dune_guest_on_stack
+	pushq	%rbp
+	movq	%rsp, %rbp
+	movq	%rdx, %rsp
+	andq	$-16, %rsp
+	movq	%rdi, %rax
+	movq	%rsi, %rdi
+	callq	*%rax
+	movq	%rbp, %rsp
+	popq	%rbp
+	retq
+
+/* What the kernel has signal handlers return to. */
+code_symbol dune_guest_signal_return
+	movl	$15, %eax
+	syscall
+	ud2
+
+/* noreturn (ucontext_t *): host mode takes the registers and the signal mask of the context. */
+code_symbol dune_guest_return_to
+	movq	%rdi, %rsp
+	movl	$15, %eax
+	syscall
+	ud2
+	.section .note.GNU-stack, "", @progbits
