@@ -18,7 +18,8 @@
 #define GIB ((uint64_t)1 << 30)
 
 enum {
-	SAME_GIGABYTES = 4,             /* of the process, at the same guest-physical addresses */
+	SAME_GIGABYTES = 4, /* of the process, at the same guest-physical addresses */
+	DUMMY_GIGABYTE = 7,
 	FIRST_GIGABYTE = 160,           /* behind the machine's arenas */
 	PROCESS_GIGABYTES = 1 << 17,    /* of user space */
 	GIGABYTES_MAX = UINT16_MAX - 1, /* gigabyte_of has 16 bits */
@@ -39,8 +40,17 @@ static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- slots ----------------------------------------------------------------------------------------- */
 
-/* Gives the virtual machine one more slot.  Returns 0 or a positive errno; EEXIST: something lies there. */
-static int add_slot(uint64_t physical, uintptr_t host, uint64_t size, uint32_t flags)
+/* Gives a slot its memory, or takes it away (size 0).  Returns 0 or a positive errno. */
+static int set_region(unsigned slot, uint64_t physical, uintptr_t host, uint64_t size, uint32_t flags)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot, .flags = flags, .guest_phys_addr = physical, .memory_size = size, .userspace_addr = host
+	};
+	return (int)-dune_system_call(SYS_ioctl, the_mirror.vm, KVM_SET_USER_MEMORY_REGION, (long)&region, 0, 0, 0);
+}
+
+/* Takes a slot; returns its number plus 1, or 0. */
+static unsigned take_slot(void)
 {
 	struct dune_mirror *mirror = &the_mirror;
 	unsigned limit = dune_mirror_slots_limit ? dune_mirror_slots_limit : UINT32_MAX;
@@ -48,13 +58,17 @@ static int add_slot(uint64_t physical, uintptr_t host, uint64_t size, uint32_t f
 	unsigned slot = __atomic_load_n(&mirror->next_slot, __ATOMIC_RELAXED);
 	do {
 		if (slot >= most)
-			return ENOSPC;
+			return 0;
 	} while (!__atomic_compare_exchange_n(&mirror->next_slot, &slot, slot + 1, true, __ATOMIC_RELAXED,
 					      __ATOMIC_RELAXED));
-	struct kvm_userspace_memory_region region = {
-		.slot = slot, .flags = flags, .guest_phys_addr = physical, .memory_size = size, .userspace_addr = host
-	};
-	return (int)-dune_system_call(SYS_ioctl, mirror->vm, KVM_SET_USER_MEMORY_REGION, (long)&region, 0, 0, 0);
+	return slot + 1;
+}
+
+/* Gives the virtual machine one more slot.  Returns 0 or a positive errno; EEXIST: something lies there. */
+static int add_slot(uint64_t physical, uintptr_t host, uint64_t size, uint32_t flags)
+{
+	unsigned slot = take_slot();
+	return slot ? set_region(slot - 1, physical, host, size, flags) : ENOSPC;
 }
 
 static int follow_machine(const struct kvm_userspace_memory_region *region)
@@ -150,6 +164,27 @@ void *dune_mirror_at(uint64_t physical)
 	if (begin)
 		return (void *)(begin - 1 + physical % GIB);
 	return dune_physical_at(mirror->machine, physical);
+}
+
+/* KVM drops all shadows of a machine when any slot of it goes (api.rst, KVM_X86_QUIRK_SLOT_ZAP_ALL), so it need not be
+ * one that somebody uses. */
+int dune_mirror_drop_shadows(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct dune_mirror *mirror = &the_mirror;
+	uintptr_t page = (uintptr_t)mirror->areas - DUNE_PAGE_SIZE;
+	int error = 0;
+	pthread_mutex_lock(&lock);
+	if (!mirror->dummy_slot) {
+		mirror->dummy_slot = take_slot();
+		error = mirror->dummy_slot ? 0 : ENOSPC;
+	} else {
+		error = set_region(mirror->dummy_slot - 1, DUMMY_GIGABYTE * GIB, page, 0, 0);
+	}
+	if (!error)
+		error = set_region(mirror->dummy_slot - 1, DUMMY_GIGABYTE * GIB, page, DUNE_PAGE_SIZE, 0);
+	pthread_mutex_unlock(&lock);
+	return error ? dune_fail(error, "KVM cannot be told to drop its shadow page tables: %s", strerror(error)) : 0;
 }
 
 /* ---- faults ---------------------------------------------------------------------------------------- */
@@ -306,6 +341,7 @@ static int add_slots(struct dune_mirror *mirror)
 {
 	unsigned pool = (unsigned)((uintptr_t)mirror->pool / GIB);
 	mirror->next_slot = 0;
+	mirror->dummy_slot = 0;
 	int error = add_slot((uintptr_t)mirror->pool, (uintptr_t)mirror->pool, DUNE_MIRROR_POOL_MIB * MIB, 0);
 	for (unsigned i = 0; i < mirror->gigabytes && !error; i++)
 		if (mirror->process[i] && i - pool >= POOL_GIGABYTES)
@@ -360,11 +396,24 @@ static void collect(ptent_t *root, void *argument)
 	list->count++;
 }
 
+/* Sets the entry for a whole GiB, which may be a link already; nobody uses the root yet. */
+static int set_link(ptent_t *root, uintptr_t address, uint64_t value)
+{
+	ptent_t above = root[PDX(NPTLVLS, address)], *entry;
+	if (above & PTE_P)
+		entry = (ptent_t *)PTE_ADDR(above) + PDX(NPTLVLS - 1, address);
+	else if (dune_vm_lookup(root, (void *)address, CREATE_BIG_1GB, &entry) != 0)
+		return -1;
+	*entry = value;
+	return 0;
+}
+
 static struct dune_space_operations operations = { .replace = replace, .physical = dune_mirror_physical_raw };
 
 /* Lets all roots have the machine's GiB of the window, and the mirror's. */
 static int link_window(struct dune_mirror *mirror)
 {
+	const uint64_t bits = PTE_P | PTE_W | PTE_U | DUNE_PTE_SHARED; /* the leaves decide */
 	operations.shadowed = mirror->machine->host.shadow_paging;
 	if (!mirror->begun && dune_space_begin(mirror->pool, mirror->pool_size, &operations) != 0)
 		return -1;
@@ -385,11 +434,11 @@ static int link_window(struct dune_mirror *mirror)
 	uintptr_t window = mirror->machine->window, old = mirror->linked;
 	for (size_t i = 0; i < list.room && result == 0; i++) {
 		if (old && old != window &&
-		    (dune_space_share(list.roots[i], old, 0) != 0 ||
-		     dune_space_share(list.roots[i], old + WINDOW_MIRROR_PROCESSORS, 0) != 0))
+		    (set_link(list.roots[i], old, 0) != 0 ||
+		     set_link(list.roots[i], old + WINDOW_MIRROR_PROCESSORS, 0) != 0))
 			result = -1;
-		else if (dune_space_share(list.roots[i], window, mirror->machine->shared_directory) != 0 ||
-			 dune_space_share(list.roots[i], window + WINDOW_MIRROR_PROCESSORS, mirror->directory) != 0)
+		else if (set_link(list.roots[i], window, mirror->machine->shared_directory | bits) != 0 ||
+			 set_link(list.roots[i], window + WINDOW_MIRROR_PROCESSORS, mirror->directory | bits) != 0)
 			result = -1;
 	}
 	free(list.roots);
@@ -412,7 +461,8 @@ static int open_mirror(struct dune_mirror *mirror)
 	mirror->vm = dune_machine_new_vm(machine);
 	if (mirror->vm < 0)
 		return -1;
-	if (add_slots(mirror) == 0 && make_edit_root(mirror) == 0 && link_window(mirror) == 0)
+	if (add_slots(mirror) == 0 && make_edit_root(mirror) == 0 && link_window(mirror) == 0 &&
+	    (!machine->host.shadow_paging || dune_mirror_drop_shadows() == 0))
 		return 0;
 	int error = errno;
 	machine->slot_added = NULL;

@@ -8,7 +8,7 @@
  *
  * Guest-physical layout (at least 38 bits):
  *   0 to 3 GiB     the process's own first GiBs, so low addresses are the same in both
- *   4 to 159 GiB   the machine's arenas
+ *   4 to 159 GiB   the machine's arenas, and a page at 7 GiB that nobody uses
  *   from 160 GiB   the page pool, at its own virtual addresses, and GiBs of the process in the order of their use
  */
 #ifndef DUNE_MIRROR_H
@@ -39,7 +39,8 @@ struct dune_mirror {
 	uint64_t edit_root; /* maps the whole pool at its own addresses for the monitor, its GiB and the mirror's own */
 	uint64_t directory; /* of the GiB at WINDOW_MIRROR_PROCESSORS, which all roots share */
 	uintptr_t linked;   /* the window that the roots have links to; 0: none */
-	bool begun;         /* the pool is in use: dune_space_begin() was called */
+	unsigned dummy_slot; /* plus 1; 0: none yet; see dune_mirror_drop_shadows() */
+	bool begun;          /* the pool is in use: dune_space_begin() was called */
 };
 
 /* The process's mirror; NULL before dune_mirror_open(). */
@@ -64,6 +65,13 @@ uint64_t dune_mirror_physical(const void *address);
 uint64_t dune_mirror_physical_raw(uintptr_t address, int *error);
 /* The reverse; NULL if nothing is there. */
 void *dune_mirror_at(uint64_t physical);
+
+/*
+ * Has KVM forget all translations that it has made of the mirror's page tables, where it shadows them: what the tables say
+ * now is what holds when it returns, on every virtual CPU.  Expensive: each page that is touched afterwards costs an exit of
+ * KVM's own.  Errors: ENOSPC, KVM's.  Called from: host mode.
+ */
+int dune_mirror_drop_shadows(void);
 
 /*
  * Host side of a page fault in ring 0 of the guest: if the process has a mapping at address that allows the access, fills

@@ -91,6 +91,7 @@ static void on_kick(int number)
 	for (unsigned i = 0; i < 2; i++)
 		if (mine[i] && atomic_load_explicit(&mine[i]->running, memory_order_relaxed)) {
 			mine[i]->run->immediate_exit = 1;
+			atomic_fetch_add_explicit(&mine[i]->kicks, 1, memory_order_seq_cst);
 			running = true;
 		}
 	for (unsigned i = 0; i < 2 && !running; i++)
@@ -102,6 +103,13 @@ void dune_vcpu_kick(struct dune_vcpu *vcpu)
 {
 	if (atomic_load(&vcpu->running))
 		pthread_kill(vcpu->thread, dune_kick_signal());
+}
+
+void dune_vcpu_interrupt_own(struct dune_vcpu *vcpu)
+{
+	atomic_store_explicit(&vcpu->kicked, true, memory_order_relaxed);
+	if (atomic_load_explicit(&vcpu->running, memory_order_relaxed))
+		vcpu->run->immediate_exit = 1;
 }
 
 void dune_vcpu_forget_kick(struct dune_vcpu *vcpu)
@@ -774,45 +782,50 @@ void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context)
 		vcpu->generation = context->generation;
 }
 
-int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const struct dune_edit *edits, size_t count)
+int dune_vcpu_monitor(struct dune_vcpu *vcpu, const uint8_t *routine, size_t count, uint64_t root)
 {
-	const struct dune_machine *machine = vcpu->machine;
 	struct kvm_run *run = vcpu->run;
 	bool kicked = false; /* the kick was for whoever runs next */
+	int error;
 	if ((vcpu->pending || vcpu->stuck) && complete_pending(vcpu) != 0)
 		return dune_fail(EIO, "a virtual CPU cannot be cleaned");
+	run->s.regs.sregs.cr3 = vcpu->edit_root;
+	set_monitor_segments(&run->s.regs.sregs);
+	run->s.regs.regs = (struct kvm_regs){
+		.rip = vcpu->machine->window + WINDOW_MONITOR + (routine - dune_monitor_begin),
+		.rsi = vcpu->area_address + offsetof(struct dune_processor_area, edits),
+		.rcx = count,
+		.rdx = root,
+		.rsp = vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack),
+		.rflags = 2,
+	};
+	run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+	run->immediate_exit = 0;
+	do {
+		error = enter(vcpu);
+		run->immediate_exit = 0;
+		run->kvm_dirty_regs = 0;
+		kicked = kicked || error == EINTR;
+	} while (error == EINTR || error == EAGAIN);
+	if (kicked)
+		atomic_store(&vcpu->kicked, true);
+	if (!error && run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_MONITOR)
+		return 0;
+	dune_vcpu_reset(vcpu);
+	return dune_fail(EIO, "the monitor failed to edit page tables: %s",
+			 dune_exit_name(error ? UINT_MAX : run->exit_reason));
+}
+
+int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const struct dune_edit *edits, size_t count)
+{
 	while (count) {
 		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
 		memcpy(vcpu->area->edits, edits, some * sizeof *edits);
-		run->s.regs.sregs.cr3 = vcpu->edit_root;
-		set_monitor_segments(&run->s.regs.sregs);
-		run->s.regs.regs = (struct kvm_regs){
-			.rip = machine->window + WINDOW_MONITOR + (dune_monitor_edit - dune_monitor_begin),
-			.rsi = vcpu->area_address + offsetof(struct dune_processor_area, edits),
-			.rcx = some,
-			.rdx = context->root,
-			.rsp = vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack),
-			.rflags = 2,
-		};
-		run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
-		run->immediate_exit = 0;
-		int error;
-		do {
-			error = enter(vcpu);
-			run->immediate_exit = 0;
-			run->kvm_dirty_regs = 0;
-			kicked = kicked || error == EINTR;
-		} while (error == EINTR || error == EAGAIN);
-		if (error || run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_MONITOR) {
-			dune_vcpu_reset(vcpu);
-			return dune_fail(EIO, "the monitor failed to edit page tables: %s",
-					 dune_exit_name(error ? UINT_MAX : run->exit_reason));
-		}
+		if (dune_vcpu_monitor(vcpu, dune_monitor_edit, some, context->root) != 0)
+			return -1;
 		vcpu->generation = ++context->generation;
 		edits += some;
 		count -= some;
 	}
-	if (kicked)
-		atomic_store(&vcpu->kicked, true);
 	return 0;
 }

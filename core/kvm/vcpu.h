@@ -64,9 +64,10 @@ struct dune_vcpu {
 	uint64_t exit_address; /* of the last OUT that exited */
 	bool stuck;            /* it cannot be completed: never used again */
 	pthread_t thread;
-	_Atomic bool running; /* between entering and leaving KVM_RUN */
-	_Atomic bool kicked;  /* a kick that came when it was not running: the next run returns at once */
-	uint64_t exits;       /* that reached user space, monitor calls included */
+	_Atomic bool running;   /* between entering and leaving KVM_RUN */
+	_Atomic unsigned kicks; /* that came while it was running: it was out of the guest then, and goes in no more */
+	_Atomic bool kicked;    /* a kick that came when it was not running: the next run returns at once */
+	uint64_t exits;         /* that reached user space, monitor calls included */
 	uint64_t clock_multiplier, clock_offset; /* of the clocks in ring 3 (clock.h); 0: none on this one */
 	struct dune_vcpu *next, *next_free;
 };
@@ -122,6 +123,12 @@ void dune_vcpu_release(struct dune_vcpu *vcpu);
  */
 int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const struct dune_edit *edits, size_t count);
 
+/*
+ * Runs a routine of the monitor that works on `count` edits, which are in the virtual CPU's area, under the edit root, and
+ * then loads `root`.  Errors: EIO.
+ */
+int dune_vcpu_monitor(struct dune_vcpu *vcpu, const uint8_t *routine, size_t count, uint64_t root);
+
 /* Brings every register that a compartment cannot change into its one state, as the machine's host facts say: done
  * at birth and after a failure.  Errors: KVM's. */
 int dune_vcpu_reset(struct dune_vcpu *vcpu);
@@ -132,6 +139,10 @@ void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context);
 
 /* Takes the virtual CPU out of KVM_RUN if it is in it. */
 void dune_vcpu_kick(struct dune_vcpu *vcpu);
+
+/* For a handler of a signal, on the virtual CPU of the thread that it interrupts: the run under way, or else the next
+ * one, returns at once.  Async-signal-safe. */
+void dune_vcpu_interrupt_own(struct dune_vcpu *vcpu);
 
 /* Forgets a kick of the calling thread that came when nothing ran.  Preconditions: whoever else kicks tries again, or has
  * said why in a way that the caller looks at before it runs. */

@@ -11,6 +11,8 @@
 #include "monitor/layout.h"
 
 	.section .rodata.monitor, "a", @progbits
+	.hidden dune_monitor_exchange, dune_monitor_refresh
+	.globl dune_monitor_exchange, dune_monitor_refresh
 	.hidden dune_monitor_begin, dune_monitor_syscall, dune_monitor_forward, dune_monitor_edit, dune_monitor_end
 	.globl dune_monitor_begin, dune_monitor_syscall, dune_monitor_forward, dune_monitor_edit, dune_monitor_end
 	.balign 16
@@ -240,6 +242,37 @@ dune_monitor_edit:
 	addq	$16, %rsi
 	decl	%ecx
 	jnz	dune_monitor_edit
+	movq	%rdx, %cr3
+	outb	%al, $PORT_MONITOR
+	ud2
+
+/*
+ * The same by exchange: the value of each pair becomes what the entry held.
+ */
+	.balign 16
+dune_monitor_exchange:
+	movq	(%rsi), %rdi
+	movq	8(%rsi), %rax
+	xchgq	%rax, (%rdi)
+	movq	%rax, 8(%rsi)
+	addq	$16, %rsi
+	decl	%ecx
+	jnz	dune_monitor_exchange
+	movq	%rdx, %cr3
+	outb	%al, $PORT_MONITOR
+	ud2
+
+/*
+ * Writes to each entry what it holds, so that a host that shadows page tables looks at it.  The values are not used.
+ * Clobbers RDI, RSI, RCX.
+ */
+	.balign 16
+dune_monitor_refresh:
+	movq	(%rsi), %rdi
+	lock orq $0, (%rdi)
+	addq	$16, %rsi
+	decl	%ecx
+	jnz	dune_monitor_refresh
 	movq	%rdx, %cr3
 	outb	%al, $PORT_MONITOR
 	ud2

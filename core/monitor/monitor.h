@@ -10,18 +10,18 @@
 #include "monitor/layout.h"
 
 /* The pieces of monitor.S, as data: they run from their copies in the window. */
-extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_forward[],
-	dune_monitor_edit[], dune_monitor_end[];
+extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_forward[], dune_monitor_edit[],
+	dune_monitor_exchange[], dune_monitor_refresh[], dune_monitor_end[];
 extern const uint8_t dune_trampoline_begin[], dune_trampoline_enter[], dune_trampoline_enter_fxsave[];
-extern const uint8_t dune_trampoline_syscall[], dune_trampoline_forward[], dune_trampoline_service[], dune_trampoline_service_gate[];
+extern const uint8_t dune_trampoline_syscall[], dune_trampoline_forward[], dune_trampoline_service[],
+	dune_trampoline_service_gate[];
 extern const uint8_t dune_trampoline_resume_clean[], dune_trampoline_resume_clean_fxsave[];
 extern const uint8_t dune_trampoline_enter_direct[], dune_trampoline_enter_direct_fxsave[];
 extern const uint8_t dune_trampoline_direct_call[], dune_trampoline_direct_done[], dune_trampoline_direct_done_fxsave[];
 extern const uint8_t dune_trampoline_direct_back[];
 extern const uint8_t dune_trampoline_direct_store[], dune_trampoline_direct_store_fxsave[];
 extern const uint8_t dune_trampoline_resume[], dune_trampoline_time[], dune_trampoline_clock[], dune_trampoline_day[],
-	dune_trampoline_counter[], dune_trampoline_touch[], dune_trampoline_call[],
-	dune_trampoline_end[];
+	dune_trampoline_counter[], dune_trampoline_touch[], dune_trampoline_call[], dune_trampoline_end[];
 
 /* A direct call that a compartment may make.  Ring 3 can read it and knows the handle anyway. */
 struct dune_direct_grant {
@@ -33,7 +33,7 @@ struct dune_direct_grant {
 struct dune_life {
 	uint32_t process_id; /* what getpid() answers: differs from one life to the next */
 	uint32_t is_gate;    /* for the library: policies can be made, because sthreads can be created */
-	int64_t seconds; /* what time() answers: set at each entry, so no older than a slice */
+	int64_t seconds;     /* what time() answers: set at each entry, so no older than a slice */
 	uint64_t instance;
 	/* Clocks that ring 3 reads itself (kvm/clock.h). */
 	uint64_t clock_multiplier; /* nanoseconds for 2^32 ticks of the counter; 0: the calls are served */
@@ -124,9 +124,10 @@ enum {
 
 /* What each virtual CPU has in the shared GiB of the window; supervisor only. */
 struct dune_processor_area {
-	struct dune_tss tss __attribute__((aligned(4096)));           /* read-only for the guest */
-	uint8_t trap_stack[4096] __attribute__((aligned(4096)));      /* RSP0 */
-	uint8_t emergency_stack[4096] __attribute__((aligned(4096))); /* IST1: debug, NMI, double fault, machine check */
+	struct dune_tss tss __attribute__((aligned(4096)));      /* read-only for the guest */
+	uint8_t trap_stack[4096] __attribute__((aligned(4096))); /* RSP0 */
+	uint8_t emergency_stack[4096]
+		__attribute__((aligned(4096))); /* IST1: debug, NMI, double fault, machine check */
 	struct dune_edit edits[DUNE_EDITS_MAX] __attribute__((aligned(4096)));
 	struct dune_direct_state direct;
 };
