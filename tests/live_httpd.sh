@@ -1,6 +1,7 @@
 #!/bin/bash
-# live_httpd.sh [--isolation=none|sthread]
-# sthread-httpd against curl and openssl s_client, over the network, in TAP.  Without an argument both ways are tried.
+# live_httpd.sh [--isolation=MODE]
+# sthread-httpd against curl and openssl s_client, over the network, in TAP.  Without an argument: none and sthread.  What
+# all modes have in common, and where they differ, is in live_httpd_modes.sh.
 # Environment: HTTPD, the program (default: ./sthread-httpd); TEST_TIME_SCALE multiplies every time limit.
 set -u
 httpd=${HTTPD:-./sthread-httpd}
@@ -10,8 +11,8 @@ case ${1-} in
 	# In an emulated machine, which is slow: only what needs it, and a smaller large file.
 	if [ -z "${TEST_LANE-}" ]; then modes='none sthread'; else modes=sthread; fi
 	;;
---isolation=none | --isolation=sthread) modes=${1#*=} ;;
-*) echo "usage: live_httpd.sh [--isolation=none|sthread]" >&2; exit 2 ;;
+--isolation=*) modes=${1#*=} ;;
+*) echo "usage: live_httpd.sh [--isolation=MODE]" >&2; exit 2 ;;
 esac
 
 if [ ! -x "$httpd" ]; then echo "1..0 # SKIP $httpd is not built"; exit 77; fi

@@ -91,6 +91,12 @@ static bool finish(struct connection *c, struct compartment *compartment, struct
 	bool by_itself = compartment->state == COMPARTMENT_ENDED;
 	char how[160], line[256];
 
+	if (compartment_process_failed(compartment, how, sizeof(how))) {
+		(void)snprintf(line, sizeof(line), "request process ended: %s", how);
+		*counted = compartment_finish(compartment, info);
+		doom(c, line);
+		return false;
+	}
 	*counted = compartment_finish(compartment, info);
 	if (!by_itself || !*counted || info->end == STHREAD_RETURNED)
 		return true;
@@ -537,7 +543,7 @@ struct connection *connection_new(struct server *server, size_t slot, evutil_soc
 		free(c);
 		return NULL;
 	}
-	c->report.number = ++server->connections;
+	c->report.number = server_connection_began(server);
 	name_peer(c, peer, peer_length);
 	fill_regions(c, ticket);
 	make_policies(c);

@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,8 +91,21 @@ uint64_t documents_list(int docroot, struct document_list *list)
 
 /* ---- request compartments: the files ---- */
 
-static struct document documents[DOCUMENTS_MAX];
-static size_t document_count;
+/* What was read at one time. */
+struct document_set {
+	unsigned users; /* requests, and being the current one; counted only for threads */
+	size_t count;
+	struct document documents[];
+};
+
+static struct document_set *current;
+static bool threads;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of current and of users, for threads */
+
+void documents_use_threads(void)
+{
+	threads = true;
+}
 
 static bool load(struct document *document, const char *path, int fd)
 {
@@ -122,28 +136,82 @@ static int by_path(const void *one, const void *other)
 	return strcmp(((const struct document *)one)->path, ((const struct document *)other)->path);
 }
 
+static void set_free(struct document_set *set)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		free((void *)(uintptr_t)set->documents[i].path);
+		free((void *)(uintptr_t)set->documents[i].bytes);
+	}
+	free(set);
+}
+
+/* Makes a set, or none, the current one. */
+static void set_use(struct document_set *set)
+{
+	struct document_set *before;
+	bool last;
+
+	if (threads)
+		(void)pthread_mutex_lock(&lock);
+	before = current;
+	current = set;
+	last = before != NULL && --before->users == 0;
+	if (threads)
+		(void)pthread_mutex_unlock(&lock);
+	if (last)
+		set_free(before);
+}
+
 void documents_load(const struct document_list *list, int (*open_file)(const char *path))
 {
+	struct document_set *set = malloc(sizeof(*set) + list->count * sizeof(set->documents[0]));
 	const char *name = list->names;
 
-	for (size_t i = 0; i < document_count; i++) {
-		free((void *)(uintptr_t)documents[i].path);
-		free((void *)(uintptr_t)documents[i].bytes);
+	if (set == NULL) {
+		set_use(NULL); /* all are opened when they are asked for */
+		return;
 	}
-	document_count = 0;
+	set->users = 1;
+	set->count = 0;
 	for (uint32_t i = 0; i < list->count; i++, name += strlen(name) + 1) {
 		int fd = open_file(name);
 
-		document_count += load(&documents[document_count], name, fd);
+		set->count += load(&set->documents[set->count], name, fd);
 		if (fd != -1)
 			(void)close(fd);
 	}
-	qsort(documents, document_count, sizeof(documents[0]), by_path);
+	qsort(set->documents, set->count, sizeof(set->documents[0]), by_path);
+	for (size_t i = 0; i < set->count; i++)
+		set->documents[i].set = set;
+	set_use(set);
 }
 
 const struct document *documents_find(const char *path)
 {
 	const struct document wanted = { .path = path };
+	const struct document *found = NULL;
 
-	return bsearch(&wanted, documents, document_count, sizeof(documents[0]), by_path);
+	if (threads)
+		(void)pthread_mutex_lock(&lock);
+	if (current != NULL)
+		found = bsearch(&wanted, current->documents, current->count, sizeof(wanted), by_path);
+	if (threads) {
+		if (found != NULL)
+			current->users++;
+		(void)pthread_mutex_unlock(&lock);
+	}
+	return found;
+}
+
+void documents_release(const struct document *document)
+{
+	bool last;
+
+	if (!threads)
+		return;
+	(void)pthread_mutex_lock(&lock);
+	last = --document->set->users == 0;
+	(void)pthread_mutex_unlock(&lock);
+	if (last)
+		set_free(document->set);
 }

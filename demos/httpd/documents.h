@@ -32,6 +32,7 @@ struct document {
 	const uint8_t *bytes;
 	size_t size;
 	time_t modified;
+	struct document_set *set;
 };
 
 /* Lists the files beneath a directory.  Returns a value that is another one when any of them has changed.  Main only. */
@@ -40,7 +41,11 @@ uint64_t documents_list(int docroot, struct document_list *list);
 /* Reads the listed files, each opened by `open_file`; those that cannot be read are left out.  Replaces what was read
  * before. */
 void documents_load(const struct document_list *list, int (*open_file)(const char *path));
-/* NULL if it is not kept. */
+/* NULL if it is not kept.  What is found stays until it is released, even when the files are read again. */
 const struct document *documents_find(const char *path);
+void documents_release(const struct document *document);
+/* From now on several threads find and load.  Before that finding writes nothing, and what is found stays only until the
+ * next load: good for one thread, if a request that found something does not wait. */
+void documents_use_threads(void);
 
 #endif

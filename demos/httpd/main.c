@@ -8,18 +8,23 @@
 #ifdef DEMO_VULNERABLE
 #include "attack.h"
 #endif
+#include "children.h"
 #include "fence.h"
 #include "log.h"
 #include "options.h"
+#include "pool.h"
+#include "report.h"
 #include "request.h"
 #include "server.h"
 #include "tls.h"
 #include "warmup.h"
+#include "workers.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -66,21 +71,59 @@ static void load_certificate(const char *path)
 		fail("cannot use the certificate %s: %s", path, problem);
 }
 
-static int bind_socket(const struct options *options)
+static noreturn void fail_bind(const struct options *options)
+{
+	fail("cannot bind to %s port %s: %s; choose another address with --listen", options->host, options->port,
+	     strerror(errno));
+}
+
+static int bind_socket(const struct options *options, const struct sockaddr *address, socklen_t length, bool shared)
+{
+	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
+
+	if (fd == -1 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+	    (shared && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0) ||
+	    bind(fd, address, length) != 0)
+		fail_bind(options);
+	return fd;
+}
+
+static void bind_sockets(const struct options *options, int sockets[], unsigned count)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
-	struct addrinfo *address;
-	int error = getaddrinfo(options->host, options->port, &hints, &address), fd, on = 1;
+	struct addrinfo *found;
+	struct sockaddr_storage address;
+	socklen_t length = sizeof(address);
+	int error = getaddrinfo(options->host, options->port, &hints, &found);
 
 	if (error != 0)
 		fail("cannot find the address %s: %s; name another with --listen", options->host, gai_strerror(error));
-	fd = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd == -1 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-	    bind(fd, address->ai_addr, address->ai_addrlen) != 0)
-		fail("cannot bind to %s port %s: %s; choose another address with --listen", options->host,
-		     options->port, strerror(errno));
-	freeaddrinfo(address);
-	return fd;
+	/* By itself first: a shared one would not notice another server that shares its port.  It also chooses the port. */
+	sockets[0] = bind_socket(options, found->ai_addr, found->ai_addrlen, false);
+	freeaddrinfo(found);
+	if (count == 1)
+		return;
+	if (getsockname(sockets[0], (struct sockaddr *)&address, &length) != 0)
+		fail_bind(options);
+	(void)close(sockets[0]);
+	for (unsigned i = 0; i < count; i++)
+		sockets[i] = bind_socket(options, (struct sockaddr *)&address, length, true);
+}
+
+/* Pages of the usual size, as the heap of a long-lived server has them. */
+static void hold_ballast(size_t size)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	char *at;
+
+	if (size == 0)
+		return;
+	at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (at == MAP_FAILED)
+		fail("no memory for the ballast: %s; ask for less with --ballast", strerror(errno));
+	(void)madvise(at, size, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < size; i += page)
+		at[i] = 1;
 }
 
 /* From here on the main loop has the code of TLS and of parsers no more. */
@@ -198,7 +241,7 @@ enum {
 
 static void make_policies(struct server *server, int docroot)
 {
-	if (compartments_isolation() == ISOLATION_NONE)
+	if (compartments_isolation() != ISOLATION_STHREAD)
 		return;
 	sc_init(&server->tls_policy);
 	(void)sc_memory_quota(&server->tls_policy, SHARE_BYTES);
@@ -241,53 +284,134 @@ struct listening {
 	int socket;
 };
 
+/* How many listen. */
+static unsigned processes(const struct options *options)
+{
+	return options->isolation == ISOLATION_THREAD ? 1 : options->workers;
+}
+
 static void say_ready(void *arg)
 {
 	const struct listening *listening = arg;
 	const struct options *options = listening->options;
 	struct sockaddr_storage address;
 	socklen_t length = sizeof(address);
-	char port[6] = "?";
+	char port[6] = "?", workers[32] = "";
 	bool colons = strchr(options->host, ':') != NULL;
 
 	if (getsockname(listening->socket, (struct sockaddr *)&address, &length) == 0)
 		(void)getnameinfo((struct sockaddr *)&address, length, NULL, 0, port, sizeof(port), NI_NUMERICSERV);
-	(void)printf("listening on https://%s%s%s:%s/ (isolation: %s)\n", colons ? "[" : "", options->host,
-		     colons ? "]" : "", port, isolation_name(options->isolation));
+	if (processes(options) > 1)
+		(void)snprintf(workers, sizeof(workers), ", workers: %u", options->workers);
+	(void)printf("listening on https://%s%s%s:%s/ (isolation: %s%s)\n", colons ? "[" : "", options->host,
+		     colons ? "]" : "", port, isolation_name(options->isolation), workers);
 	(void)fflush(stdout);
+}
+
+/* What is the same for all workers, made before any of them. */
+struct common {
+	const struct options *options;
+	struct tally *tally;
+	int docroot, log;
+};
+
+static struct server server;
+
+/* For the modes that fork for connections: what their children keep. */
+static void prepare_processes(const struct common *common)
+{
+	enum isolation isolation = common->options->isolation;
+
+	if (isolation != ISOLATION_FORK && isolation != ISOLATION_FORK_PER_REQUEST)
+		return;
+	if (!process_supported())
+		fail("--isolation %s needs close_range(), which Linux has from 5.9 on; use another isolation",
+		     isolation_name(isolation));
+	process_keep(common->docroot);
+	if (common->log != -1)
+		process_keep(common->log);
+}
+
+static int run(const struct options *options, int socket, void (*ready)(void *), void *arg)
+{
+	switch (options->isolation) {
+	case ISOLATION_THREAD:
+		return pool_run(&server, options->workers, &identity.certificate, socket, ready, arg);
+	case ISOLATION_FORK:
+	case ISOLATION_FORK_PER_REQUEST:
+		return children_run(&server, socket, ready, arg);
+	case ISOLATION_NONE:
+	case ISOLATION_STHREAD:
+		break;
+	}
+	return server_run(&server, socket, ready, arg);
+}
+
+/* A whole server: the only one, or a worker. */
+static void be_server(const struct common *common, int socket, void (*ready)(void *), void *arg)
+{
+	const struct options *options = common->options;
+
+	hold_ballast(options->ballast);
+	start_compartments(options->isolation);
+
+	make_sign_gate(&server, options->key);
+	make_log_gate(&server, common->log);
+	make_policies(&server, common->docroot);
+	prepare_compartments(&server, common->docroot);
+	server.tally = common->tally;
+	server.documents_owner = &server;
+	server.requests_wanted = options->requests;
+	server.last_slot = SIGN_CONNECTIONS_MAX;
+	if (run(options, socket, ready, arg) != 0)
+		fail("cannot listen on %s port %s: %s; choose another address with --listen", options->host,
+		     options->port, strerror(errno));
+	if (compartments_isolation() == ISOLATION_STHREAD)
+		sc_destroy(&server.request_policy);
+}
+
+static void say_worker_ready(void *arg)
+{
+	(void)arg;
+	workers_ready();
+}
+
+static void be_worker(unsigned number, int socket, void *arg)
+{
+	be_server(arg, socket, say_worker_ready, NULL);
+	report_worker(number, server.connections);
+	finish(0);
 }
 
 int main(int argc, char **argv)
 {
-	static struct server server;
+	static int sockets[WORKERS_MAX];
 	struct options options;
 	struct listening listening = { .options = &options };
-	int docroot, log;
+	struct common common = { .options = &options };
 
 	options_parse(argc, argv, &options);
-	docroot = open_docroot(options.docroot);
-	request_set_docroot(docroot);
-	log = open_log(options.log);
+	common.docroot = open_docroot(options.docroot);
+	request_set_docroot(common.docroot);
+	common.log = open_log(options.log);
 	load_certificate(options.certificate);
-	listening.socket = bind_socket(&options);
+	bind_sockets(&options, sockets, processes(&options));
+	listening.socket = sockets[0];
 	if (warm_up() != 0)
 		fail("the trial request at start failed; check that OpenSSL offers TLS 1.3 with X25519 and P-256");
 	tls_use(identity.context);
 #ifdef DEMO_VULNERABLE
 	attack_prepare();
 #endif
+	common.tally = tally_new();
+	if (common.tally == NULL)
+		fail("no memory: %s", strerror(errno));
+	prepare_processes(&common);
 
-	start_compartments(options.isolation);
-
-	make_sign_gate(&server, options.key);
-	make_log_gate(&server, log);
-	make_policies(&server, docroot);
-	prepare_compartments(&server, docroot);
-	server.requests_wanted = options.requests;
-	if (server_run(&server, listening.socket, say_ready, &listening) != 0)
-		fail("cannot listen on %s port %s: %s; choose another address with --listen", options.host,
-		     options.port, strerror(errno));
-	if (compartments_isolation() == ISOLATION_STHREAD)
-		sc_destroy(&server.request_policy);
+	if (processes(&options) == 1)
+		be_server(&common, sockets[0], say_ready, &listening);
+	else if (!workers_run(sockets, options.workers, common.tally, be_worker, &common, say_ready, &listening))
+		finish(1);
+	report_server(options.isolation, common.tally->connections, common.tally->requests);
 	finish(0);
 }

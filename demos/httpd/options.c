@@ -3,6 +3,9 @@
  */
 #include "options.h"
 
+#include "sign.h"
+#include "workers.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
@@ -19,10 +22,24 @@ static const char usage[] =
 	"  --cert FILE             certificate chain in PEM form; its key is ECDSA on P-256\n"
 	"  --key FILE              the private key in PEM form, unencrypted\n"
 	"  --docroot DIR           directory to serve\n"
-	"  --isolation none|sthread  how the parts are kept apart (default sthread)\n"
+	"  --isolation MODE        how the parts are kept apart (default sthread):\n"
+	"       none               not at all: one process, one thread\n"
+	"       thread             not at all: a thread of a pool for each connection\n"
+	"       fork               a process for each connection\n"
+	"       fork-per-request   a process for each connection, and one for each request\n"
+	"       sthread            an sthread for each connection, and one for each request\n"
+	"  --workers N             so many processes that listen (1 to 64; default 1);\n"
+	"                          with thread: at most so many threads (1 to 512; default 512)\n"
+	"  --ballast MIB           holds so much memory more, to measure what its size costs\n"
 	"  --log FILE              append a line for each request\n"
 	"  --requests N            end after N finished requests\n"
 	"  --help                  print this\n";
+
+static const char *const isolation_names[] = {
+	[ISOLATION_NONE] = "none",       [ISOLATION_THREAD] = "thread",
+	[ISOLATION_FORK] = "fork",       [ISOLATION_FORK_PER_REQUEST] = "fork-per-request",
+	[ISOLATION_STHREAD] = "sthread",
+};
 
 noreturn void finish(int status)
 {
@@ -45,18 +62,18 @@ noreturn void fail(const char *format, ...)
 
 const char *isolation_name(enum isolation isolation)
 {
-	return isolation == ISOLATION_STHREAD ? "sthread" : "none";
+	return isolation_names[isolation];
 }
 
-static unsigned long parse_number(const char *option, const char *text, unsigned long max)
+static unsigned long parse_number(const char *option, const char *text, unsigned long min, unsigned long max)
 {
 	char *end;
 	unsigned long value;
 
 	errno = 0;
 	value = strtoul(text, &end, 10);
-	if (errno != 0 || text[0] < '0' || text[0] > '9' || *end != '\0' || value > max)
-		fail("%s: \"%s\" is not a number from 0 to %lu", option, text, max);
+	if (errno != 0 || text[0] < '0' || text[0] > '9' || *end != '\0' || value < min || value > max)
+		fail("%s: \"%s\" is not a number from %lu to %lu", option, text, min, max);
 	return value;
 }
 
@@ -77,16 +94,26 @@ static void parse_listen(const char *text, struct options *options)
 		fail("--listen: \"%s\" is not HOST:PORT; write 127.0.0.1:8443 or [::1]:8443", text);
 	memcpy(options->host, host, length);
 	options->host[length] = '\0';
-	(void)snprintf(options->port, sizeof(options->port), "%lu", parse_number("--listen", colon + 1, 65535));
+	(void)snprintf(options->port, sizeof(options->port), "%lu", parse_number("--listen", colon + 1, 0, 65535));
 }
 
 static enum isolation parse_isolation(const char *text)
 {
-	if (strcmp(text, "none") == 0)
-		return ISOLATION_NONE;
-	if (strcmp(text, "sthread") == 0)
-		return ISOLATION_STHREAD;
-	fail("--isolation: \"%s\" is unknown; use none or sthread", text);
+	for (size_t i = 0; i < sizeof(isolation_names) / sizeof(isolation_names[0]); i++)
+		if (strcmp(text, isolation_names[i]) == 0)
+			return (enum isolation)i;
+	fail("--isolation: \"%s\" is unknown; use none, thread, fork, fork-per-request or sthread", text);
+}
+
+/* What a number means depends on the isolation, which may come behind it. */
+static unsigned parse_workers(const char *text, enum isolation isolation)
+{
+	bool threads = isolation == ISOLATION_THREAD;
+
+	if (text == NULL)
+		return threads ? SIGN_CONNECTIONS_MAX : 1;
+	return (unsigned)parse_number(threads ? "--workers with threads" : "--workers", text, 1,
+				      threads ? SIGN_CONNECTIONS_MAX : WORKERS_MAX);
 }
 
 void options_parse(int argc, char **argv, struct options *options)
@@ -99,6 +126,8 @@ void options_parse(int argc, char **argv, struct options *options)
 		ISOLATION,
 		LOG,
 		REQUESTS,
+		WORKERS,
+		BALLAST,
 		HELP
 	};
 	static const struct option known[] = {
@@ -109,9 +138,12 @@ void options_parse(int argc, char **argv, struct options *options)
 		{ "isolation", required_argument, NULL, ISOLATION },
 		{ "log", required_argument, NULL, LOG },
 		{ "requests", required_argument, NULL, REQUESTS },
+		{ "workers", required_argument, NULL, WORKERS },
+		{ "ballast", required_argument, NULL, BALLAST },
 		{ "help", no_argument, NULL, HELP },
 		{ NULL, 0, NULL, 0 },
 	};
+	const char *workers = NULL;
 	int option;
 
 	memset(options, 0, sizeof(*options));
@@ -139,7 +171,13 @@ void options_parse(int argc, char **argv, struct options *options)
 			options->log = optarg;
 			break;
 		case REQUESTS:
-			options->requests = parse_number("--requests", optarg, 1000000000);
+			options->requests = parse_number("--requests", optarg, 0, 1000000000);
+			break;
+		case WORKERS:
+			workers = optarg;
+			break;
+		case BALLAST:
+			options->ballast = parse_number("--ballast", optarg, 0, 1 << 20) << 20;
 			break;
 		case HELP:
 			(void)fputs(usage, stdout);
@@ -152,6 +190,7 @@ void options_parse(int argc, char **argv, struct options *options)
 	}
 	if (optind < argc)
 		fail("unexpected argument \"%s\"; see --help", argv[optind]);
+	options->workers = parse_workers(workers, options->isolation);
 	if (options->certificate == NULL)
 		fail("no certificate: name one with --cert FILE");
 	if (options->key == NULL)

@@ -14,6 +14,8 @@ struct options {
 	const char *certificate, *key, *docroot, *log;
 	enum isolation isolation;
 	unsigned long requests; /* 0: no limit */
+	unsigned workers;       /* processes, or with ISOLATION_THREAD threads at most */
+	size_t ballast;         /* bytes */
 };
 
 /* Fills *options; ends the program on --help and on a bad command line. */

@@ -1,5 +1,5 @@
 /*
- * regions.c - a free list of the memory that connections share with their compartments.
+ * regions.c - a free list of the memory that connections share with their compartments; one for each thread.
  */
 #include "regions.h"
 
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct regions *free_regions;
+static _Thread_local struct regions *free_regions;
 
 static void regions_delete(struct regions *r)
 {
@@ -32,8 +32,8 @@ struct regions *regions_take(void)
 	if (r == NULL)
 		return NULL;
 	if (memory_new(&r->wire, sizeof(struct wire_region)) != 0 ||
-	    memory_new(&r->plain, sizeof(struct plain_region)) != 0 ||
-	    memory_new(&r->reply, sizeof(struct reply_region)) != 0) {
+	    memory_new_between(&r->plain, sizeof(struct plain_region)) != 0 ||
+	    memory_new_between(&r->reply, sizeof(struct reply_region)) != 0) {
 		regions_delete(r);
 		return NULL;
 	}

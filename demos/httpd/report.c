@@ -4,9 +4,11 @@
 #include "report.h"
 
 #include "compartment.h"
+#include "options.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static void add_counts(struct sthread_info *sum, const struct sthread_info *info)
 {
@@ -44,14 +46,33 @@ static void print_life(const char *name, const struct sthread_info *info)
 	print_counts(info);
 }
 
+/* Who has served it, if no compartments did. */
+static const char *where(char *out, size_t room)
+{
+	switch (compartments_isolation()) {
+	case ISOLATION_STHREAD:
+		return "";
+	case ISOLATION_THREAD:
+		(void)snprintf(out, room, ", in thread %ld", (long)gettid());
+		return out;
+	case ISOLATION_FORK:
+	case ISOLATION_FORK_PER_REQUEST:
+		(void)snprintf(out, room, ", in process %ld", (long)getpid());
+		return out;
+	case ISOLATION_NONE:
+		break;
+	}
+	return ", no compartments";
+}
+
 void report_connection(const struct connection_report *report)
 {
+	char text[40];
 	uint64_t shown =
 		report->requests_counted < REPORT_REQUESTS_MAX ? report->requests_counted : REPORT_REQUESTS_MAX;
 
 	(void)printf("connection %" PRIu64 " from %s: %" PRIu64 " request%s%s\n", report->number, report->peer,
-		     report->requests, report->requests == 1 ? "" : "s",
-		     compartments_isolation() == ISOLATION_NONE ? ", no compartments" : "");
+		     report->requests, report->requests == 1 ? "" : "s", where(text, sizeof(text)));
 	if (report->tls_counted)
 		print_life("TLS sthread", &report->tls);
 	for (uint64_t i = 0; i < shown; i++)
@@ -63,21 +84,32 @@ void report_connection(const struct connection_report *report)
 	(void)fflush(stdout);
 }
 
-void report_server(uint64_t connections, uint64_t requests)
+static void print_library(void)
 {
 	struct sthread_statistics s;
 
+	if (compartments_isolation() != ISOLATION_STHREAD || sthread_statistics(&s) != 0)
+		return;
+	(void)printf("  sthreads: %" PRIu64 " lives, %" PRIu64 " of them recycled, in %" PRIu64
+		     " address spaces; calls served %" PRIu64 ", denied %" PRIu64 ", gate calls %" PRIu64 "\n",
+		     s.lives, s.lives_recycled, s.address_spaces, s.calls_served, s.calls_denied, s.gate_calls);
+	(void)printf("  machine: exits %" PRIu64 ", traps %" PRIu64 ", page-table edits in ring 0 %" PRIu64
+		     "; pages copied %" PRIu64 ", restored %" PRIu64 ", snapshot %" PRIu64 "\n",
+		     s.exits, s.traps, s.monitor_edits, s.pages_copied, s.pages_restored, s.snapshot_pages);
+}
+
+void report_server(enum isolation isolation, uint64_t connections, uint64_t requests)
+{
 	(void)printf("served %" PRIu64 " connection%s, %" PRIu64 " request%s (isolation: %s)\n", connections,
-		     connections == 1 ? "" : "s", requests, requests == 1 ? "" : "s",
-		     compartments_isolation() == ISOLATION_NONE ? "none" : "sthread");
-	if (compartments_isolation() == ISOLATION_STHREAD && sthread_statistics(&s) == 0) {
-		(void)printf("  sthreads: %" PRIu64 " lives, %" PRIu64 " of them recycled, in %" PRIu64
-			     " address spaces; calls served %" PRIu64 ", denied %" PRIu64 ", gate calls %" PRIu64 "\n",
-			     s.lives, s.lives_recycled, s.address_spaces, s.calls_served, s.calls_denied, s.gate_calls);
-		(void)printf("  machine: exits %" PRIu64 ", traps %" PRIu64 ", page-table edits in ring 0 %" PRIu64
-			     "; pages copied %" PRIu64 ", restored %" PRIu64 ", snapshot %" PRIu64 "\n",
-			     s.exits, s.traps, s.monitor_edits, s.pages_copied, s.pages_restored, s.snapshot_pages);
-	}
+		     connections == 1 ? "" : "s", requests, requests == 1 ? "" : "s", isolation_name(isolation));
+	print_library();
+	(void)fflush(stdout);
+}
+
+void report_worker(unsigned number, uint64_t connections)
+{
+	(void)printf("worker %u: %" PRIu64 " connection%s\n", number, connections, connections == 1 ? "" : "s");
+	print_library();
 	(void)fflush(stdout);
 }
 

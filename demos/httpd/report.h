@@ -4,6 +4,8 @@
 #ifndef HTTPD_REPORT_H
 #define HTTPD_REPORT_H
 
+#include "compartment.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sthread.h>
@@ -26,8 +28,10 @@ struct connection_report {
 void report_request(struct connection_report *report, const struct sthread_info *info);
 /* Prints the report of one connection to stdout. */
 void report_connection(const struct connection_report *report);
-/* Prints the sum over the server's life to stdout. */
-void report_server(uint64_t connections, uint64_t requests);
+/* Prints the sum over the server's life to stdout, and what the library counted if this process runs sthreads. */
+void report_server(enum isolation isolation, uint64_t connections, uint64_t requests);
+/* The same for one of several workers. */
+void report_worker(unsigned number, uint64_t connections);
 
 /* Describes in words how a compartment ended other than by returning. */
 void report_end(const struct sthread_info *info, char *out, size_t room);

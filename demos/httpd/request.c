@@ -346,6 +346,8 @@ static void request_finish(void *private_memory)
 
 	if (state->has_file)
 		(void)close(state->file);
+	if (state->document != NULL)
+		documents_release(state->document);
 }
 
 static void *request_body(void *shared)
@@ -365,6 +367,7 @@ static void request_take(const void *list)
 
 const struct compartment_kind request_kind = {
 	.name = "request sthread",
+	.per_request = true,
 	.body = request_body,
 	.prepare_body = request_prepare_body,
 	.take = request_take,

@@ -5,12 +5,13 @@
 
 #include "connection.h"
 #include "regions.h"
-#include "report.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 enum {
@@ -20,22 +21,41 @@ enum {
 /* After accept() failed for want of a resource. */
 static const struct timeval accept_pause = { .tv_sec = 1 };
 
+/* Of documents_owner, for threads. */
+static pthread_mutex_t documents_lock = PTHREAD_MUTEX_INITIALIZER;
+
+struct tally *tally_new(void)
+{
+	void *at = mmap(NULL, sizeof(struct tally), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+uint64_t server_connection_began(struct server *server)
+{
+	server->connections++;
+	return atomic_fetch_add_explicit(&server->tally->connections, 1, memory_order_relaxed) + 1;
+}
+
 void server_request_finished(struct server *server, size_t slot)
 {
 	server->requests++;
-	if (server->requests == server->requests_wanted)
+	if (atomic_fetch_add_explicit(&server->tally->requests, 1, memory_order_relaxed) + 1 == server->requests_wanted)
 		server->last_slot = slot;
 }
 
 bool server_is_stopping(const struct server *server)
 {
-	return server->requests_wanted != 0 && server->requests >= server->requests_wanted;
+	return server->requests_wanted != 0 &&
+	       atomic_load_explicit(&server->tally->requests, memory_order_relaxed) >= server->requests_wanted;
 }
 
 void server_connection_gone(struct server *server, size_t slot)
 {
 	server->slots[slot] = NULL;
 	server->open_connections--;
+	if (slot == server->last_slot)
+		server->tally->finished = true;
 	if (server->listener == NULL)
 		return;
 	if (!server_is_stopping(server))
@@ -44,7 +64,7 @@ void server_connection_gone(struct server *server, size_t slot)
 		(void)event_base_loopbreak(server->events);
 }
 
-void server_check_documents(struct server *server)
+static void check_documents(struct server *server)
 {
 	struct timespec now;
 	uint64_t state;
@@ -61,6 +81,15 @@ void server_check_documents(struct server *server)
 		server->documents_state = state;
 	else
 		(void)fprintf(stderr, "changed documents cannot be read again: %s\n", strerror(errno));
+}
+
+void server_check_documents(struct server *server)
+{
+	/* A thread that finds another one looking need not look. */
+	if (pthread_mutex_trylock(&documents_lock) != 0)
+		return;
+	check_documents(server->documents_owner);
+	(void)pthread_mutex_unlock(&documents_lock);
 }
 
 static void on_accept(struct evconnlistener *listener, evutil_socket_t socket, struct sockaddr *peer, int length,
@@ -122,7 +151,6 @@ static void loop(struct server *server, void (*ready)(void *), void *arg)
 		if (server->slots[slot] != NULL)
 			connection_free(server->slots[slot]);
 	regions_end();
-	report_server(server->connections, server->requests);
 }
 
 int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void *), void *arg)

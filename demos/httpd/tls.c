@@ -44,8 +44,8 @@ enum {
 };
 
 static SSL_CTX *server_context;
-/* Whose step is running: the provider's signature function is not told. */
-static struct tls_state *current;
+/* Whose step is running on this thread: the provider's signature function is not told. */
+static _Thread_local struct tls_state *current;
 
 void tls_use(SSL_CTX *context)
 {
