@@ -17,6 +17,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "host/host.h"
 #include "placement/report.h"
 
 enum {
@@ -115,7 +116,8 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	ucontext_t *interrupted = context;
 	if (!thread || !atomic_load(&thread->entered) ||
 	    dune_system_call(SYS_gettid, 0, 0, 0, 0, 0, 0) != thread->id) { /* else: the child of a vfork() */
-		handle_here(number, info, context);
+		if (!dune_host_on_signal(number, interrupted))
+			handle_here(number, info, context);
 		return;
 	}
 	if (is_fault(number, info)) { /* of the host side itself */
@@ -146,15 +148,23 @@ static long install(int number)
 	return dune_system_call(SYS_rt_sigaction, number, (long)&mine, 0, MASK_SIZE, 0, 0);
 }
 
+/* Keeps what the process has set while the kernel did not have on_signal(); returns false if that is there already. */
+static bool keep_disposition(int number)
+{
+	struct disposition now;
+	if (!ours(number) || dune_system_call(SYS_rt_sigaction, number, 0, (long)&now, MASK_SIZE, 0, 0) != 0 ||
+	    now.action == on_signal)
+		return false;
+	dispositions[number] = now;
+	return true;
+}
+
 int dune_guest_signals_begin(void)
 {
 	for (int number = 1; number < SIGNALS; number++) {
-		struct disposition now;
-		if (!ours(number) || dune_system_call(SYS_rt_sigaction, number, 0, (long)&now, MASK_SIZE, 0, 0) != 0)
+		if (!keep_disposition(number))
 			continue;
-		if (now.action == on_signal)
-			continue;
-		dispositions[number] = now;
+		struct disposition now = dispositions[number];
 		if ((is_function(&now) || (now.handler == SIG_DFL && dumps_core(number))) && install(number) != 0)
 			return dune_fail(EINVAL, "signal %d cannot be taken over", number);
 	}
@@ -165,6 +175,7 @@ int dune_register_signal_handler(int number, dune_intr_cb callback)
 {
 	if (!ours(number) || DUNE_SIGNAL_INTR_BASE + number >= IDT_ENTRIES)
 		return dune_fail(EINVAL, "signal %d cannot have a handler", number);
+	keep_disposition(number);
 	__atomic_store_n(&dune_handlers.interrupt[DUNE_SIGNAL_INTR_BASE + number], callback, __ATOMIC_RELEASE);
 	return install(number) == 0 ? 0 : dune_fail(EINVAL, "signal %d cannot be taken over", number);
 }
