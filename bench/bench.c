@@ -18,6 +18,7 @@
 
 #include "callgate.h"
 #include "dirty.h"
+#include "dirty_sizes.h"
 #include "dune.h"
 #include "https.h"
 #include "kvm/vcpu.h"
@@ -46,6 +47,18 @@ enum {
 	LIFE_1G_BEFORE,
 	LIFE_1G_AFTER,
 	LIFE_DIRTY,
+	LIFE_DIRTIES_0, /* DIRTY_SIZES of each, in the same order */
+	LIFE_DIRTIES_8,
+	LIFE_DIRTIES_32,
+	LIFE_DIRTIES_128,
+	LIFE_DIRTIES_256,
+	LIFE_DIRTIES_512,
+	FORK_DIRTIES_0,
+	FORK_DIRTIES_8,
+	FORK_DIRTIES_32,
+	FORK_DIRTIES_128,
+	FORK_DIRTIES_256,
+	FORK_DIRTIES_512,
 	STEP,
 	GATE,
 	GATE_BUFFER,
@@ -57,6 +70,19 @@ enum {
 	HTTPS_KEEP,
 	RUNGS
 };
+
+static const unsigned dirty_sizes[] = { 0, 8, 32, 128, 256, 512 };
+enum {
+	DIRTY_SIZES = sizeof dirty_sizes / sizeof *dirty_sizes
+};
+
+/* Named for bench/plots.sh. */
+#define DIRTIES(pages)                                                                                            \
+	[FORK_DIRTIES_##pages] = { "fork, " #pages " heap pages dirtied",                                         \
+				   "fork() with 10 MiB resident; the child writes to them and ends; waitpid()" }, \
+	[LIFE_DIRTIES_##pages] = { "sthread life, " #pages " heap pages dirtied",                                 \
+				   "recycled, 10 MiB resident; the body writes to them",                          \
+				   { { &rungs[FORK_DIRTIES_##pages] } } }
 
 static const struct rung rungs[RUNGS] = {
 	[FUNCTION] = { "function call", "a call, through a pointer, of a function that does nothing" },
@@ -85,6 +111,12 @@ static const struct rung rungs[RUNGS] = {
 	[LIFE_DIRTY] = { "sthread life, 8 pages dirtied",
 			 "recycled; the body writes to 2 global, 2 heap, 1 thread-local, 3 stack pages",
 			 { { &rungs[LIFE] } } },
+	DIRTIES(0),
+	DIRTIES(8),
+	DIRTIES(32),
+	DIRTIES(128),
+	DIRTIES(256),
+	DIRTIES(512),
 	[STEP] = { "sthread_step + park", "a parked sthread goes on and parks again", { { &rungs[BARE_EXIT] } } },
 	[GATE] = { "callgate call",
 		   "cgate_call() of a long-lived gate from inside, one of 64 in a life, and 1/64 of that life",
@@ -416,6 +448,13 @@ static void group_large(struct measurement *measurement, void *argument)
 	measure_operations(measurement, operations, sizeof operations / sizeof *operations, blocks());
 }
 
+static void group_dirty(struct measurement *measurement, void *argument)
+{
+	size_t size = (size_t)(uintptr_t)argument;
+	dirty_sizes_measure(measurement, dirty_sizes[size], &rungs[FORK_DIRTIES_0 + size],
+			    &rungs[LIFE_DIRTIES_0 + size], (blocks() + 1) / 2);
+}
+
 /* ---- HTTPS ----------------------------------------------------------------------------------------- */
 
 static void group_https(struct measurement *measurement, void *argument)
@@ -489,6 +528,10 @@ static void run_round(struct measurement *measurement, struct fact *facts)
 	const struct rung *const fork_large[] = { &rungs[FORK_1G], NULL };
 	measure_in_child(measurement, group_process, NULL, process);
 	measure_in_child(measurement, group_sthreads, &facts[SNAPSHOT], sthreads);
+	for (size_t i = 0; i < DIRTY_SIZES; i++) {
+		const struct rung *const dirty[] = { &rungs[FORK_DIRTIES_0 + i], &rungs[LIFE_DIRTIES_0 + i], NULL };
+		measure_in_child(measurement, group_dirty, (void *)(uintptr_t)i, dirty);
+	}
 	measure_in_child(measurement, group_parallel, NULL, parallel);
 	if (enough_memory()) {
 		measure_in_child(measurement, group_fork_large, NULL, fork_large);

@@ -49,6 +49,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 have openssl || die "openssl is missing: apt-get install -y --no-install-recommends openssl"
 kvm=$(kvm_problem)
+read -r load_before _ </proc/loadavg
 
 # The load on the first processor that this process may use, the server on the second.
 mapfile -t processors < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' | while IFS=- read -r from to; do seq "$from" "${to:-$from}"; done)
@@ -308,7 +309,8 @@ table() { # WORKLOAD
 }
 {
 	echo "$(date -u +%Y-%m-%d): $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) processors; the server on one," \
-		"wrk with $connections connections on the other; $rounds rounds of $seconds s, the median round."
+		"wrk with $connections connections on the other; $rounds rounds of $seconds s, the median round." \
+		"Load average of the machine before it: $load_before$(awk -v l="$load_before" 'BEGIN { if (l > 0.5) print " (**not idle: take none of these figures**)" }')."
 	echo
 	echo "A new connection for each request:"
 	echo
