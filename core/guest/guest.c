@@ -115,14 +115,11 @@ static int map_in_window(uint64_t offset, const void *page, uint64_t bits)
 	return entry ? 0 : dune_fail(ENOMEM, "no page-table page left");
 }
 
-/* An interrupt gate (AMD64 APM vol. 2, 4.8.4). */
 static void fill_gate(uint64_t *idt, unsigned vector, uint64_t handler)
 {
 	bool fatal = vector == T_NMI || vector == T_DBLFLT || vector == T_MCHK;
 	bool by_ring3 = vector == T_BRKPT || vector == T_OFLOW || (vector >= 32 && vector < DUNE_SIGNAL_INTR_BASE);
-	idt[2 * vector + 1] = handler >> 32;
-	idt[2 * vector] = (handler & 0xffff) | (uint64_t)SELECTOR_KERNEL_CODE << 16 | (fatal ? 2ull : 1ull) << 32 |
-			  0x8eull << 40 | (by_ring3 ? 3ull : 0ull) << 45 | (handler >> 16 & 0xffff) << 48;
+	dune_gate_fill(idt, vector, handler, by_ring3 ? 3 : 0, fatal ? 2 : 1);
 }
 
 static bool code_laid_out; /* in this process */
@@ -453,6 +450,8 @@ static int enter(void)
 	thread->id = (pid_t)syscall(SYS_gettid);
 	thread->signal.number = 0;
 	thread->raised = false;
+	thread->prepared = NULL;
+	dune_vcpu_local = &dune_guest_local;
 	thread->fault_address = thread->fault_count = 0;
 	thread->counters = (struct dune_counters){ 0 };
 	thread->vcpu->exits = 0;

@@ -8,6 +8,7 @@
  *   loop.c     host side: runs a thread's virtual CPU and answers it
  *   forward.c  host side: system calls
  *   signals.c  both sides: how a Linux signal reaches a thread in the guest
+ *   compartment.[Sc]  ring 0: runs compartments of libsthread
  *   guest.c    entering and leaving, what dune.h promises
  *
  * The host side of a thread runs on a stack of its own while the guest may be anywhere, also in malloc() with a lock held.  So
@@ -84,9 +85,11 @@ struct dune_guest_thread {
 	bool interruptible;              /* the guest takes interrupts, so a signal keeps it from making a call */
 	_Atomic uint64_t flushed;        /* of dune_guest_flushes */
 	uint64_t fault_address,
-		fault_count; /* KVM could not reach memory: where it was tried last, how often in a row */
-	stack_t alternate;   /* the process's alternate stack; the kernel has none meanwhile */
-	void *vector;        /* room for KVM_GET_XSAVE */
+		fault_count;        /* KVM could not reach memory: where it was tried last, how often in a row */
+	stack_t alternate;          /* the process's alternate stack; the kernel has none meanwhile */
+	void *vector;               /* room for KVM_GET_XSAVE */
+	struct dune_vcpu *prepared; /* whose area holds this thread's GDT (compartment.c) */
+	struct dune_vcpu *_Atomic compartment; /* the libsthread's virtual CPU whose compartment it runs, or NULL */
 	struct dune_counters counters;
 	uint8_t scratch[2048] __attribute__((aligned(16)));
 	struct dune_guest_thread *next; /* of all */
@@ -142,6 +145,13 @@ struct dune_tf *dune_guest_trap(struct dune_tf *tf, uint64_t vector, uint64_t ad
 
 /* vector_state: what restore loads when it returns. */
 void dune_guest_dispatch(struct dune_guest_frame *frame, void *vector_state);
+
+/* ---- compartment.S, as data; compartment.c ---- */
+
+extern const uint8_t dune_local_begin[], dune_local_enter[];
+/* Ring 0, for dune_vcpu_run(): runs the context here if that is possible, else returns false. */
+bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
+extern const struct dune_vcpu_local dune_guest_local;
 
 /* ---- signals.c ---- */
 

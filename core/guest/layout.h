@@ -102,6 +102,35 @@
 #define GUEST_CALL_LEAVE 4  /* RDI = stack pointer */
 #define GUEST_CALL_SIGNAL 5 /* RDI = trap frame, RSI = struct dune_guest_signal: the process dies of it */
 
+/*
+ * Compartments run from ring 0 (compartment.S).  Their code and IDT lie in the GiB of the window that compartments have too;
+ * struct dune_local lies at the low end of a page of the thread's struct dune_processor_area, its emergency stack, from whose
+ * high end traps of the compartment push.
+ */
+#define WINDOW_LOCAL_CODE 0x00040000 /* supervisor, read, execute: one page */
+#define WINDOW_LOCAL_IDT 0x00050000  /* supervisor, read-only */
+#define LOCAL_STUB_SIZE 16
+#define LOCAL_STUBS 34 /* vectors 0 to 32, then GUEST_VECTOR_EVENT */
+#define LOCAL_REGS 0   /* struct kvm_regs */
+#define LOCAL_FS 144   /* the compartment's bases */
+#define LOCAL_GS 152
+#define LOCAL_ROOT 160
+#define LOCAL_OUTER_RSP 168 /* of whoever runs it */
+#define LOCAL_OUTER_CR3 176
+#define LOCAL_OUTER_FS 184
+#define LOCAL_OUTER_GS 192
+#define LOCAL_VECTOR 200 /* what ended the run */
+#define LOCAL_ERROR 208
+#define LOCAL_ADDRESS 216
+#define LOCAL_CS 224
+#define LOCAL_IDT 232 /* operands of LIDT and LGDT, ten bytes each */
+#define LOCAL_OUTER_IDT 248
+#define LOCAL_GDT_OPERAND 264
+#define LOCAL_GDT 280
+#define LOCAL_SELECTOR_TSS 0x50
+#define DESCRIPTOR_TYPE 5 /* its byte with the type and the present bit */
+#define TYPE_TSS_AVAILABLE 0x89
+
 /* RFLAGS of ring 0.  IOPL 3 tells it from ring 3, which has IOPL 0 and cannot change that: the system-call entry looks. */
 #define FLAGS_RING0 0x3202
 #define FLAGS_IOPL 0x3000

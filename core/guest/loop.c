@@ -229,12 +229,14 @@ static void catch_up(struct dune_guest_thread *thread)
 	atomic_store(&thread->flushed, flushes);
 }
 
-/* Has the guest take an interrupt for the signal that is pending, or tell when it can. */
+/* Has the guest take an interrupt for the signal that is pending, or for a kick of the compartment that it runs; or tell when it
+ * can. */
 static void raise_event(struct dune_guest_thread *thread, bool ready)
 {
 	struct kvm_run *run = thread->vcpu->run;
 	run->request_interrupt_window = 0;
-	if (!thread->signal.number) {
+	const struct dune_vcpu *compartment = atomic_load(&thread->compartment);
+	if (!thread->signal.number && !(compartment && compartment->run->immediate_exit)) {
 		thread->raised = false;
 		return;
 	}

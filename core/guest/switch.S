@@ -206,6 +206,40 @@ code_symbol dune_guest_on_stack
 	popq	%rbp
 	retq
 
+/*
+ * void dune_local_call(uint64_t local, void *vector_state, uint64_t mask, uint64_t enter): ring 0.  Runs enter(local) with the
+ * vector registers of vector_state (mask: components for XSAVE, 0: FXSAVE), and stores them there again.
+ */
+code_symbol dune_local_call
+	pushq	%rbx
+	pushq	%r12
+	subq	$8, %rsp
+	stmxcsr	START_MXCSR(%rsp)
+	fnstcw	START_CONTROL(%rsp)
+	movq	%rsi, %rbx
+	movq	%rdx, %r12
+	movl	%edx, %eax
+	shrq	$32, %rdx
+	testl	%eax, %eax
+	jz	1f
+	xrstor64 (%rbx)
+	callq	*%rcx
+	movl	%r12d, %eax
+	movq	%r12, %rdx
+	shrq	$32, %rdx
+	xsave64	(%rbx)
+	jmp	2f
+1:	fxrstor64 (%rbx)
+	callq	*%rcx
+	fxsave64 (%rbx)
+2:	fninit
+	ldmxcsr	START_MXCSR(%rsp)
+	fldcw	START_CONTROL(%rsp)
+	addq	$8, %rsp
+	popq	%r12
+	popq	%rbx
+	retq
+
 /* What the kernel has signal handlers return to. */
 code_symbol dune_guest_signal_return
 	movl	$15, %eax

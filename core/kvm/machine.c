@@ -1,6 +1,7 @@
 /* machine.c - see machine.h.  Sources: Linux Documentation/virt/kvm/api.rst; AMD64 APM vol. 2; Intel SDM vol. 3. */
 #define _GNU_SOURCE
 #include "kvm/machine.h"
+#include "guest/layout.h"
 #include "kvm/vcpu.h"
 
 #include <cpuid.h>
@@ -28,6 +29,8 @@ enum {
 	RANGES_AT = 144,
 	PHYSICAL_END = 160 /* GiB */
 };
+
+extern const uint8_t dune_local_begin[], dune_local_end[]; /* guest/compartment.S, as data */
 
 static _Thread_local char failure[512];
 
@@ -242,14 +245,21 @@ static uint64_t in_window(const struct dune_machine *machine, uint64_t offset, c
 	return machine->window + offset + (symbol - begin);
 }
 
-/* An interrupt gate (AMD64 APM vol. 2, 4.8.4) to the vector's stub; stack: 0 for RSP0, 1 for IST1. */
+/* The gate to the vector's stub; stack: 0 for RSP0, 1 for IST1. */
 static void fill_gate(const struct dune_machine *machine, uint64_t *idt, unsigned vector, uint64_t privilege,
 		      uint64_t stack)
 {
-	uint64_t handler = machine->window + WINDOW_MONITOR + vector * VECTOR_STUB_SIZE;
-	idt[2 * vector + 1] = handler >> 32;
-	idt[2 * vector] = (handler & 0xffff) | (uint64_t)SELECTOR_KERNEL_CODE << 16 | stack << 32 | 0x8eull << 40 |
-			  privilege << 45 | (handler >> 16 & 0xffff) << 48;
+	dune_gate_fill(idt, vector, machine->window + WINDOW_MONITOR + vector * VECTOR_STUB_SIZE, privilege, stack);
+}
+
+/* The IDT of compartments that ring 0 of the guest placement runs (guest/compartment.S). */
+static void fill_local_gates(const struct dune_machine *machine, uint64_t *idt)
+{
+	uint64_t stub = machine->window + WINDOW_LOCAL_CODE;
+	for (unsigned i = 0; i < LOCAL_STUBS; i++, stub += LOCAL_STUB_SIZE) {
+		unsigned vector = i == LOCAL_STUBS - 1 ? GUEST_VECTOR_EVENT : i;
+		dune_gate_fill(idt, vector, stub, vector == 3 || vector == VECTOR_SERVICE ? 3 : 0, 1);
+	}
 }
 
 void dune_machine_use_fxsave(struct dune_machine *machine)
@@ -300,11 +310,12 @@ static int lay_out_monitor(struct dune_machine *machine)
 	if (!(machine->edit_root = dune_tables_new(tables)) ||
 	    !(machine->shared_directory = dune_tables_directory(tables, machine->edit_root, machine->window)))
 		return dune_fail(ENOMEM, "no page-table page left");
-	uint64_t code = dune_frames_fresh(machine, 5);
+	uint64_t code = dune_frames_fresh(machine, 7);
 	if (!code)
 		return -1;
 	uint64_t idt = code + DUNE_PAGE_SIZE, gdt = idt + DUNE_PAGE_SIZE;
 	uint64_t trampoline = gdt + DUNE_PAGE_SIZE, clean = trampoline + DUNE_PAGE_SIZE;
+	uint64_t local_code = clean + DUNE_PAGE_SIZE, local_idt = local_code + DUNE_PAGE_SIZE;
 	memcpy(dune_physical_at(machine, code), dune_monitor_begin, dune_monitor_end - dune_monitor_begin);
 	memcpy(dune_physical_at(machine, trampoline), dune_trampoline_begin,
 	       dune_trampoline_end - dune_trampoline_begin);
@@ -312,6 +323,8 @@ static int lay_out_monitor(struct dune_machine *machine)
 	uint8_t *state = dune_physical_at(machine, clean);
 	memcpy(state, &(uint16_t){ 0x037f }, 2);
 	memcpy(state + 24, &(uint32_t){ 0x1f80 }, 4);
+	memcpy(dune_physical_at(machine, local_code), dune_local_begin, dune_local_end - dune_local_begin);
+	fill_local_gates(machine, dune_physical_at(machine, local_idt));
 	machine->idt = dune_physical_at(machine, idt);
 	fill_descriptors(machine, machine->idt, dune_physical_at(machine, gdt));
 
@@ -336,7 +349,9 @@ static int lay_out_monitor(struct dune_machine *machine)
 	    map_shared(machine, WINDOW_DESCRIPTORS, idt, DUNE_PTE_NO_EXECUTE) != 0 ||
 	    map_shared(machine, WINDOW_DESCRIPTORS + DUNE_PAGE_SIZE, gdt, DUNE_PTE_NO_EXECUTE) != 0 ||
 	    map_shared(machine, WINDOW_TRAMPOLINE, trampoline, DUNE_PTE_USER) != 0 ||
-	    map_shared(machine, WINDOW_CLEAN_STATE, clean, DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE) != 0)
+	    map_shared(machine, WINDOW_CLEAN_STATE, clean, DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE) != 0 ||
+	    map_shared(machine, WINDOW_LOCAL_CODE, local_code, 0) != 0 ||
+	    map_shared(machine, WINDOW_LOCAL_IDT, local_idt, DUNE_PTE_NO_EXECUTE) != 0)
 		return -1;
 
 	/* The edit root maps every table page, there and nowhere else, for the monitor to write. */

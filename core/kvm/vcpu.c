@@ -42,6 +42,8 @@ enum {
 
 static _Thread_local struct dune_vcpu *own __attribute__((tls_model("initial-exec")));
 static _Thread_local struct dune_vcpu *own_mirror __attribute__((tls_model("initial-exec")));
+const struct dune_vcpu_local *dune_vcpu_local;
+
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dune_vcpu *pool; /* virtual CPUs whose threads have ended */
 static struct dune_vcpu *every;
@@ -708,7 +710,9 @@ void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct 
 {
 	struct kvm_run *run = vcpu->run;
 	*exit = (struct dune_exit){ 0 };
-	if (load(vcpu, context) != 0) {
+	if (dune_vcpu_local && dune_vcpu_local->run(vcpu, context, exit))
+		return;
+	if ((vcpu->local_tenant == context->tenant && dune_vcpu_save(vcpu, context) != 0) || load(vcpu, context) != 0) {
 		broken(vcpu, exit, UINT_MAX, errno);
 		return;
 	}
@@ -756,11 +760,18 @@ void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct 
 
 int dune_vcpu_save(struct dune_vcpu *vcpu, struct dune_context *context)
 {
-	if (vcpu->tenant != context->tenant)
+	bool local = vcpu->local_tenant == context->tenant;
+	if (vcpu->tenant != context->tenant && !local)
 		return 0;
 	size_t size = vcpu->machine->vector_size;
 	if (!context->vector && !(context->vector = calloc(1, size ? size : sizeof(struct kvm_fpu))))
 		return dune_fail(ENOMEM, "out of memory");
+	if (local) {
+		dune_vcpu_local->save(vcpu, context);
+		context->saved = true;
+		vcpu->local_tenant = 0;
+		return 0;
+	}
 	unsigned long request = !size ? KVM_GET_FPU : vcpu->machine->has_xsave2_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
 	if (ioctl(vcpu->fd, request, context->vector) != 0)
 		return dune_fail(errno, "KVM does not give the vector state: %s", strerror(errno));
@@ -771,7 +782,7 @@ int dune_vcpu_save(struct dune_vcpu *vcpu, struct dune_context *context)
 
 void dune_vcpu_release(struct dune_vcpu *vcpu)
 {
-	vcpu->tenant = 0;
+	vcpu->tenant = vcpu->local_tenant = 0;
 }
 
 void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context)

@@ -69,8 +69,21 @@ struct dune_vcpu {
 	_Atomic bool kicked;    /* a kick that came when it was not running: the next run returns at once */
 	uint64_t exits;         /* that reached user space, monitor calls included */
 	uint64_t clock_multiplier, clock_offset; /* of the clocks in ring 3 (clock.h); 0: none on this one */
+	/* Contexts that ran without KVM_RUN (struct dune_vcpu_local): whose vector state is in local_image, if anybody's. */
+	uint64_t local_tenant;
+	uint8_t *local_image;
 	struct dune_vcpu *next, *next_free;
 };
+
+/*
+ * Another way to run contexts, which the layer above provides where threads live in ring 0: run() returns false if it
+ * cannot, and nothing has happened then; save() stores the vector state of the context that ran last in context->vector, which has room for it.
+ */
+struct dune_vcpu_local {
+	bool (*run)(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
+	void (*save)(const struct dune_vcpu *vcpu, struct dune_context *context);
+};
+extern const struct dune_vcpu_local *dune_vcpu_local;
 
 /* Returns the calling thread's virtual CPU, NULL with errno (EAGAIN none left).  Takes its own lock. */
 struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine);

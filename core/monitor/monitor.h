@@ -133,6 +133,15 @@ struct dune_processor_area {
 };
 _Static_assert(sizeof(struct dune_processor_area) == WINDOW_PROCESSOR_SIZE, "size of a virtual CPU's area");
 
+/* Fills an interrupt gate of the IDT (AMD64 APM vol. 2, 4.8.4).  privilege: the ring from which INT may use it; stack: 0 for
+ * RSP0, 1 and more for the stacks of the IST. */
+static inline void dune_gate_fill(uint64_t *idt, unsigned vector, uint64_t handler, uint64_t privilege, uint64_t stack)
+{
+	idt[2 * vector + 1] = handler >> 32;
+	idt[2 * vector] = (handler & 0xffff) | (uint64_t)SELECTOR_KERNEL_CODE << 16 | stack << 32 | 0x8eull << 40 |
+			  privilege << 45 | (handler >> 16 & 0xffff) << 48;
+}
+
 /* The frame an exception pushes, above the error code if the vector has one. */
 struct dune_exception_frame {
 	uint64_t rip, cs, rflags, rsp, ss;
