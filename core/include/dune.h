@@ -221,9 +221,9 @@ uintptr_t dune_page_base(void);
 
 /* Returns a page with one reference and unspecified contents; NULL and ENOMEM. */
 struct page *dune_page_alloc(void);
-/* Gives back a page whatever its references. */
+/* Gives back a page whatever its references; nothing may map it any more. */
 void dune_page_free(struct page *page);
-/* One reference more; returns page. */
+/* One reference more; returns page.  NULL and EINVAL: it is free, or not the pool's. */
 struct page *dune_page_get(struct page *page);
 /* One reference less; the last one frees it. */
 void dune_page_put(struct page *page);
@@ -278,8 +278,10 @@ enum {
 /*
  * Changes of an address space.  Addresses and lengths are bytes; a range covers every page that it touches.  All are
  * thread-safe.  When one returns, no virtual CPU uses what it has replaced.  Large pages that a range covers in part are
- * split.  Errors: EINVAL: not a user address, or not aligned to PERM_BIG's pages; ENOMEM: the pool is empty (what was
- * done before stays).
+ * split.  The page pool's own addresses, and those that all address spaces share, cannot be changed.  Each entry of level 0
+ * that maps a page of the pool holds a reference to it.  Errors: EINVAL: not a user address, not aligned to PERM_BIG's
+ * pages, rights without PERM_R but PERM_NONE; ENOMEM: the pool is empty; ENOSPC: see dune_va_to_pa(); EIO: entries in use
+ * could not be replaced, what they lead to is kept.  What was done before a failure stays.
  */
 
 /* Maps [va, va + len) to guest-physical memory from pa on, instead of what was there. */
@@ -300,11 +302,12 @@ int dune_vm_unmap(ptent_t *root, void *va, size_t len);
 int dune_vm_follow(ptent_t *root, void *va, size_t len);
 
 /* Finds the entry for va: of level 0, or of a large page.  create: makes missing tables down to that level.
- * Errors: ENOENT: a table is missing (CREATE_NONE); ENOMEM; EINVAL. */
+ * Errors: ENOENT: a table is missing (CREATE_NONE); EEXIST: a table of smaller pages is there; ENOMEM; EINVAL. */
 int dune_vm_lookup(ptent_t *root, void *va, int create, ptent_t **entry);
 
-/* Calls the callback for each present entry between two addresses (end_va included), until it returns something else than 0, and returns
- * that.  The address space must not be changed meanwhile, but for the entry itself. */
+/* Calls the callback for each present entry between two addresses (end_va included), until it returns something else than
+ * 0, and returns that.  va is where the entry's page begins.  The address space must not be changed meanwhile, but for the
+ * entry itself. */
 typedef int (*page_walk_cb)(const void *argument, ptent_t *entry, void *va);
 int dune_vm_page_walk(ptent_t *root, void *start_va, void *end_va, page_walk_cb callback, const void *argument);
 
