@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "guest/steps.h"
 #include "placement/report.h"
 #include "vm/space.h"
 
@@ -262,7 +263,7 @@ static long run_guest(struct dune_guest_thread *thread, bool ready)
 	atomic_store(&thread->running, true);
 	catch_up(thread); /* a request from here on kicks */
 	atomic_store(&thread->on_host, false);
-	long result = dune_system_call(SYS_ioctl, vcpu->fd, KVM_RUN, 0, 0, 0, 0);
+	long result = dune_steps_run(vcpu->fd, vcpu->run);
 	atomic_store(&thread->on_host, true);
 	atomic_store(&thread->running, false);
 	vcpu->exits++;
