@@ -556,6 +556,36 @@ static void stores_into_tables_hold_after_a_flush(void)
 	check_access(ring3_write, AT, 0, FEC_P | FEC_U | FEC_W);
 }
 
+static char original[PAGE] __attribute__((aligned(4096))) = "original";
+
+static void pages_are_copied_when_written_to(void)
+{
+	begin();
+	dune_register_pgflt_handler(NULL);
+	dune_register_intr_handler(T_PGFLT, NULL);
+	struct page *page = dune_page_alloc();
+	CU_ASSERT_PTR_NOT_NULL_FATAL(page);
+	memset((void *)dune_page2pa(page), 3, PAGE);
+	CU_ASSERT_EQUAL(dune_vm_insert_page(pgroot, AT, page, PERM_R | PERM_U | PERM_COW), 0);
+	map(pgroot, AT + PAGE, original, PAGE, PERM_R | PERM_U | PERM_COW);
+	ptent_t *other = dune_vm_clone(pgroot);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(other);
+	CU_ASSERT_EQUAL(page->ref, 3);
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT, 0), 3);
+	CU_ASSERT_EQUAL(jump(ring3_write, (uintptr_t)AT, 4), 1);
+	CU_ASSERT_EQUAL(jump(ring3_write, (uintptr_t)AT + PAGE + 1, 'R'), 1);
+	CU_ASSERT_EQUAL(page->ref, 2);
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT, 0), 4);
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT + 1, 0), 3);
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT + PAGE, 0), 'o');
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT + PAGE + 1, 0), 'R');
+	CU_ASSERT_EQUAL(*(uint8_t *)dune_page2pa(page), 3);
+	CU_ASSERT_STRING_EQUAL(original, "original");
+	load_cr3((unsigned long)other);
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT, 0), 3);
+	CU_ASSERT_EQUAL(jump(ring3_read, (uintptr_t)AT + PAGE + 1, 0), 'r');
+}
+
 static void memory_that_goes_away_is_an_error(void)
 {
 	begin();
@@ -1010,6 +1040,7 @@ static const struct harness_test tests[] = {
 	{ "address spaces are apart", address_spaces_are_apart, HARNESS_FORK },
 	{ "accessed and dirty bits are those of ring 3", accessed_and_dirty_are_seen, HARNESS_FORK },
 	{ "stores into tables hold after a flush", stores_into_tables_hold_after_a_flush, HARNESS_FORK },
+	{ "pages are copied when they are written to", pages_are_copied_when_written_to, HARNESS_FORK },
 	{ "memory that the process no longer has is an error", memory_that_goes_away_is_an_error, HARNESS_FORK },
 	{ "memory that is nowhere is an error", memory_that_is_nowhere_is_an_error, HARNESS_FORK },
 	{ "limits of the virtual machine are errors", limits_are_errors, HARNESS_FORK },

@@ -265,6 +265,8 @@ static void serve_exception(struct dune_host_thread *self, const struct dune_exi
 		page_fault(exit->address, exit->error_code, tf);
 	else if (handler)
 		handler(tf);
+	else if (exit->vector == T_PGFLT)
+		dune_vm_default_pgflt_handler(exit->address, exit->error_code);
 	else
 		dune_host_raise(self, exit, tf);
 }

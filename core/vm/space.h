@@ -64,6 +64,13 @@ void dune_space_unlock(void);
 void dune_space_roots(void (*function)(ptent_t *root, void *argument), void *argument);
 
 /*
+ * Answers a write to a page that is PTE_COW: a copy of its own comes in its place, writable.  at: finds guest-physical
+ * memory, NULL if there is none.  Returns whether the instruction can be tried again; false: it is no such page, or there
+ * is no memory for the copy.  Without the lock.
+ */
+bool dune_space_copy_on_write(ptent_t *root, uintptr_t address, void *(*at)(uint64_t physical));
+
+/*
  * For the mirror.  The lock is held.
  *
  * Whether the address follows the process's mappings in this root: no entry on the way belongs to the program.
