@@ -25,6 +25,7 @@ struct job {
 
 struct pool {
 	struct server *server;
+	struct server pattern; /* *server before there were threads */
 	const struct sign_certificate *certificate;
 	unsigned threads, threads_max;
 	int wake;
@@ -70,7 +71,7 @@ static struct server *new_server(const struct pool *pool)
 
 	if (server == NULL || trusted == NULL || tickets == NULL)
 		goto failed;
-	*server = *pool->server;
+	*server = pool->pattern;
 	server->events = event_base_new();
 	if (server->events == NULL)
 		goto failed;
@@ -168,7 +169,9 @@ int pool_run(struct server *server, unsigned threads_max, const struct sign_cert
 	static struct pool pool;
 	struct dispatch dispatch = { .server = server, .socket = socket, .serve = offer, .full = is_full };
 
-	pool = (struct pool){ .server = server, .certificate = certificate, .threads_max = threads_max };
+	pool = (struct pool){
+		.server = server, .pattern = *server, .certificate = certificate, .threads_max = threads_max
+	};
 	if (pthread_mutex_init(&pool.lock, NULL) != 0 || pthread_cond_init(&pool.offered, NULL) != 0)
 		return -1;
 	pool.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
