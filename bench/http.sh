@@ -285,7 +285,11 @@ sort -k1,1 -k2,2n -k3,3 "$dir/runs" | awk -v connections="$connections" '
 		line[count] = $0
 	}
 	END { finish() }' >"$dir/medians"
+machine="$(date -u +%Y-%m-%d), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) processors"
+idle="load average of the machine before it: $load_before"
+awk -v l="$load_before" 'BEGIN { exit l <= 0.5 }' && idle+=", NOT IDLE: take none of these figures"
 {
+	echo "# $machine; $idle"
 	echo "server,ballast_mib,workload,requests_per_second,mean_ms,p50_ms,p90_ms,p99_ms,errors,exits_per_request,server_cpu_percent"
 	for row in "${rows[@]}"; do grep "^${row// /,}," "$dir/medians"; done
 } >"$results.csv"
@@ -302,15 +306,14 @@ table() { # WORKLOAD
 		}
 		{
 			peer = $1 == "nginx" || $1 == "h2o"
-			printf "| %s | %s | %.0f | %s | %s | %.2f ms | %.2f | %.2f | %.2f | %s | %d%% | %s |\n", peer ? $1 : "`" $1 "`",
-				peer ? "" : $2 " MiB", $4, ratio(base["none,10"]), ratio(base["fork," (peer ? 10 : $2)]), $5, $6, $7, $8,
+			printf "| %s | %s | %s | %s | %s | %.2f ms | %.2f | %.2f | %.2f | %s | %d%% | %s |\n", peer ? $1 : "`" $1 "`",
+				peer ? "" : $2 " MiB", sprintf($4 < 100 ? "%.1f" : "%.0f", $4), ratio(base["none,10"]), ratio(base["fork," (peer ? 10 : $2)]), $5, $6, $7, $8,
 				$10 == "-" ? "" : $10, $11, $9 ? $9 : ""
 		}' "$results.csv" "$results.csv"
 }
 {
-	echo "$(date -u +%Y-%m-%d): $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) processors; the server on one," \
-		"wrk with $connections connections on the other; $rounds rounds of $seconds s, the median round." \
-		"Load average of the machine before it: $load_before$(awk -v l="$load_before" 'BEGIN { if (l > 0.5) print " (**not idle: take none of these figures**)" }')."
+	echo "$machine; the server on one, wrk with $connections connections on the other;" \
+		"$rounds rounds of $seconds s, the median round; $idle."
 	echo
 	echo "A new connection for each request:"
 	echo

@@ -38,7 +38,7 @@ leave_out() { # PICTURE WHY
 # One line for each server, one column for each size; ? is nothing.
 by_server() { # WORKLOAD
 	awk -F, -v workload="$1" '
-		NR > 1 && $3 == workload {
+		$3 == workload {
 			if (!($1 in seen)) { seen[$1] = 1; order[++count] = $1 }
 			rate[$1, $2 == 0 ? 10 : $2] = $4
 		}
@@ -52,7 +52,7 @@ draw_http() {
 		set terminal svg size 960,420 font "sans-serif,12" background "white"
 		set output "$data/picture.svg"
 		set datafile missing "?"
-		set multiplot layout 1,2
+		set multiplot layout 1,2 title "$(sed -n 's/^# //p' "$http")" font ",9"
 		set style data histogram
 		set style histogram clustered gap 1
 		set style fill solid 0.8 noborder
