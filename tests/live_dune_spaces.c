@@ -220,7 +220,7 @@ static void changes_take_effect_at_once(void)
 
 /* ---- two threads ---------------------------------------------------------------------------------------------------- */
 
-static _Atomic unsigned generation, ready, stop, looked, wrong;
+static _Atomic unsigned generation, ready, stop, looked, wrong, exits;
 
 /* Sees no memory older than what was mapped when it began to look. */
 static void *watch(void *unused)
@@ -230,6 +230,8 @@ static void *watch(void *unused)
 		ready = 1;
 		return NULL;
 	}
+	struct dune_counters begun, ended;
+	dune_get_counters(&begun);
 	ready = 1;
 	while (!stop) {
 		unsigned before = generation;
@@ -237,6 +239,8 @@ static void *watch(void *unused)
 			wrong++;
 		looked++;
 	}
+	dune_get_counters(&ended);
+	exits = ended.exits - begun.exits;
 	dune_leave();
 	return unused;
 }
@@ -262,7 +266,10 @@ static void a_second_thread_sees_every_change(void)
 	stop = 1;
 	pthread_join(thread, NULL);
 	CU_ASSERT_EQUAL(wrong, 0);
-	harness_note("%u looks at %u mappings", looked, ROUNDS);
+	/* An emulated processor hardly ever keeps a stale translation long enough to be seen: that the thread was taken out
+	 * of the guest for the changes shows anywhere. */
+	CU_ASSERT(exits >= ROUNDS / 2);
+	harness_note("%u looks at %u mappings, %u exits", looked, ROUNDS, exits);
 }
 
 static _Atomic unsigned open_to_writes;
