@@ -160,11 +160,13 @@ typedef void (*dune_pgflt_cb)(uintptr_t address, uint64_t error_code, struct dun
 typedef void (*dune_syscall_cb)(struct dune_tf *tf);
 
 /* Registers the process's handler for an exception, for ring 0 and ring 3; NULL: none.  What nobody handles becomes the
- * signal that Linux would send.  Errors: EINVAL: vector is not 0..255, or belongs to libdune (2, 8, 18 and 240). */
+ * signal that Linux would send; if a handler of that signal returns, the instruction is tried again.  Errors: EINVAL: vector
+ * is not 0..255, or belongs to libdune (2, 8, 18 and 240). */
 int dune_register_intr_handler(int vector, dune_intr_cb callback);
 
 /* The handler that a Linux signal reaches while the receiving thread is in Dune mode, as an interrupt on vector
- * DUNE_SIGNAL_INTR_BASE + number; NULL: the process's own disposition holds again.  Errors: EINVAL, also SIGKILL, SIGSTOP. */
+ * DUNE_SIGNAL_INTR_BASE + number; NULL: the process's own disposition holds again.  Errors: EINVAL, also SIGKILL, SIGSTOP.
+ * Host placement: when the signal interrupts the thread's own code, the handler may call only what is async-signal-safe. */
 int dune_register_signal_handler(int number, dune_intr_cb callback);
 
 /* The process's handler for page faults; NULL: none.  It does not see those by which memory is mirrored. */
@@ -176,6 +178,9 @@ void dune_register_syscall_handler(dune_syscall_cb callback);
 /*
  * Runs ring-3 code: tf's rip, rsp, rflags and general registers; cs and ss are chosen by the library, the vector state is
  * the caller's.  Returns what dune_ret_from_user() is given, or -1 with errno: EPERM: the thread is not in Dune mode.
+ * Host placement also: ENOMEM; EFAULT: ring 3 has used memory that its tables map and that the process does not have (any
+ * more), or not with that right; EIO: the virtual CPU cannot go on, for instance because no memory is at a guest-physical
+ * address that its tables map.  The thread is still in Dune mode then.
  * May be nested (called by a handler).
  */
 int dune_jump_to_user(struct dune_tf *tf);
@@ -322,12 +327,14 @@ void dune_vm_free(ptent_t *root);
 void dune_vm_default_pgflt_handler(uintptr_t address, uint64_t error_code);
 
 /* Loads a root, as a pointer or an address, with a tag in bits 0 to 11 and CR3_NOFLUSH if wanted; tags and CR3_NOFLUSH
- * are ignored where the host has no tags.  Host placement: the root that ring 3 runs with.
+ * are ignored where the host has no tags.  Host placement: the root that ring 3 runs with; loading the one that is loaded
+ * already, without CR3_NOFLUSH, is dune_flush_tlb(), loading another one does not replace it.
  * Preconditions: it was made by dune_vm_clone(), or is pgroot. */
 void load_cr3(unsigned long cr3);
 unsigned long read_cr3(void);
 
-/* Drop translations on the calling thread's virtual CPU: of one page, of all pages under the tag in use. */
+/* Drop translations on the calling thread's virtual CPU: of one page, of all pages under the tag in use.  To be called after
+ * the program itself has stored into entries that were present (dune_vm_*() see to it themselves). */
 void dune_flush_tlb_one(unsigned long address);
 void dune_flush_tlb(void);
 /* Drops every translation on every virtual CPU; on return it is done. */
