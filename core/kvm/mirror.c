@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MIB ((uint64_t)1 << 20)
@@ -195,6 +196,36 @@ struct mapping {
 	bool stack; /* of the first thread */
 };
 
+/* /proc/self/maps of this process, opened ahead for when it cannot be opened: no file descriptor is left, or /proc is out of
+ * reach.  The program may have closed it and used its number for something else, so the file is looked at. */
+static struct {
+	int fd; /* plus 1; 0: none */
+	uint64_t device, inode;
+} spare_maps;
+
+static void open_spare_maps(void)
+{
+	struct stat status;
+	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	spare_maps.fd = 0;
+	if (fd < 0 || fstat(fd, &status) != 0)
+		return;
+	spare_maps.fd = fd + 1;
+	spare_maps.device = status.st_dev;
+	spare_maps.inode = status.st_ino;
+}
+
+static bool use_spare_maps(struct dune_maps_reader *reader)
+{
+	struct stat status;
+	int fd = spare_maps.fd - 1;
+	if (dune_system_call(SYS_fstat, fd, (long)&status, 0, 0, 0, 0) != 0 || status.st_dev != spare_maps.device ||
+	    status.st_ino != spare_maps.inode || dune_system_call(SYS_lseek, fd, 0, SEEK_SET, 0, 0, 0) != 0)
+		return false;
+	reader->fd = fd;
+	return true;
+}
+
 /* Finds the first mapping that ends above the address; it may begin above it as well.  Returns 1, 0, or a negative errno. */
 static int find_mapping(uintptr_t address, struct mapping *mapping)
 {
@@ -202,12 +233,14 @@ static int find_mapping(uintptr_t address, struct mapping *mapping)
 	struct dune_maps_line line;
 	char text[4096];
 	int result = dune_maps_open(&reader, text, sizeof text);
-	if (result)
+	bool spare = result != 0;
+	if (spare && !use_spare_maps(&reader))
 		return result;
 	do
 		result = dune_maps_next(&reader, &line);
 	while (result == 1 && line.end <= address);
-	dune_maps_close(&reader);
+	if (!spare)
+		dune_maps_close(&reader);
 	if (result == 1)
 		*mapping = (struct mapping){ .begin = line.start,
 					     .end = line.end,
@@ -485,8 +518,12 @@ static void after_fork_in_parent(void)
 /* The machine's own handler has run: the virtual CPUs of both are gone, and the machine may be. */
 static void after_fork_in_child(void)
 {
-	if (dune_mirror)
+	if (dune_mirror) {
 		close(the_mirror.vm);
+		if (spare_maps.fd)
+			close(spare_maps.fd - 1);
+		spare_maps.fd = 0;
+	}
 	the_mirror.vm = -1;
 	the_mirror.machine = NULL;
 	dune_mirror = NULL;
@@ -513,6 +550,7 @@ int dune_mirror_open(void)
 	int result = 0;
 	pthread_mutex_lock(&opening);
 	if (!dune_mirror && (result = open_mirror(&the_mirror)) == 0) {
+		open_spare_maps();
 		the_mirror.machine->mirror = &the_mirror;
 		__atomic_store_n(&dune_mirror, &the_mirror, __ATOMIC_RELEASE);
 	}
