@@ -226,7 +226,6 @@ static bool decode(struct dune_guest_thread *self, struct dune_vcpu *vcpu, const
 		exit->from_monitor = true;
 	}
 	if (local->vector == GUEST_VECTOR_EVENT) {
-		self->raised = false;
 		exit->kind = DUNE_EXIT_KICKED;
 		return true;
 	}
@@ -245,15 +244,10 @@ static bool decode(struct dune_guest_thread *self, struct dune_vcpu *vcpu, const
 
 /* ---- running --------------------------------------------------------------------------------------- */
 
-static bool here(const struct dune_vcpu *vcpu)
-{
-	return !vcpu->mirror && dune_in_guest() && !vcpu->machine->host.shadow_paging;
-}
-
 static bool possible(const struct dune_vcpu *vcpu, const struct dune_context *context)
 {
 	const struct kvm_vcpu_events *events = &context->events;
-	if (!here(vcpu))
+	if (vcpu->mirror || !dune_in_guest() || vcpu->machine->host.shadow_paging)
 		return false;
 	/* An event that KVM was about to raise can only be raised by it. */
 	return !context->events_saved || !(events->exception.injected | events->exception.pending |
@@ -285,19 +279,15 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	vcpu->run->immediate_exit = 0;
 	atomic_store(&self->compartment, vcpu);
 	atomic_store(&vcpu->running, true); /* a kick from here on sets immediate_exit: the host side sees that */
-	bool ended = false;
-	while (!ended) {
-		/* Interrupts stay off until ring 3: an event taken before would not stop it. */
-		__asm__ volatile("cli" ::: "memory");
-		if (atomic_exchange(&vcpu->kicked, false) || vcpu->run->immediate_exit) {
-			exit->kind = DUNE_EXIT_KICKED;
-			ended = true;
-		} else {
+	if (atomic_exchange(&vcpu->kicked, false)) {
+		exit->kind = DUNE_EXIT_KICKED;
+	} else {
+		bool ended;
+		do {
 			run_once(self, vcpu, context);
 			ended = decode(self, vcpu, local, context, exit);
 			memset(&local->regs, 0, sizeof local->regs);
-		}
-		__asm__ volatile("sti" ::: "memory");
+		} while (!ended);
 	}
 	atomic_store(&vcpu->running, false);
 	atomic_store(&self->compartment, NULL);
@@ -307,4 +297,4 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	return true;
 }
 
-const struct dune_vcpu_local dune_guest_local = { .here = here, .run = dune_local_run, .save = save_image };
+const struct dune_vcpu_local dune_guest_local = { .run = dune_local_run, .save = save_image };

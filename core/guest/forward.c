@@ -39,6 +39,7 @@ static uint64_t forward(struct dune_guest_thread *thread, const struct kvm_regs 
 
 /* ---- memory ---------------------------------------------------------------------------------------- */
 
+/* gone: entries of the program's for this memory go as well. */
 static void forget(uint64_t begin, uint64_t length, bool gone)
 {
 	uint64_t end = PGADDR(begin + length + PGMASK);
@@ -64,9 +65,8 @@ static uint64_t make_brk(struct dune_guest_thread *thread, const struct kvm_regs
 static void forget_changed(const struct kvm_regs *call, uint64_t answer)
 {
 	switch (call->rax) {
-	case SYS_mmap:
-		if (call->r10 & MAP_FIXED)
-			forget(answer, call->rsi, true);
+	case SYS_mmap: /* whatever was there before, a thread in host mode may have unmapped it */
+		forget(answer, call->rsi, true);
 		break;
 	case SYS_munmap:
 		forget(call->rdi, call->rsi, true);
@@ -77,8 +77,7 @@ static void forget_changed(const struct kvm_regs *call, uint64_t answer)
 		break;
 	case SYS_mremap:
 		forget(call->rdi, call->rsi, true);
-		if (call->r10 & MREMAP_FIXED)
-			forget(answer, call->rdx, true);
+		forget(answer, call->rdx, true);
 		break;
 	case SYS_shmat:
 		if (call->rdx & 040000 /* SHM_REMAP */)
@@ -94,6 +93,12 @@ static void forget_changed(const struct kvm_regs *call, uint64_t answer)
 static bool readable(uint64_t address)
 {
 	return dune_system_call(SYS_rt_sigaction, 0, address, 0, MASK_SIZE, 0, 0) != -EFAULT;
+}
+
+/* Overwrites 8 bytes if it is. */
+static bool writable(uint64_t address)
+{
+	return dune_system_call(SYS_rt_sigprocmask, SIG_BLOCK, 0, address, MASK_SIZE, 0, 0) == 0;
 }
 
 /* What a call of the clone family asks for.  Returns false if its arguments cannot be read. */
@@ -116,25 +121,47 @@ static bool read_clone(const struct kvm_regs *call, uint64_t *flags, uint64_t *s
 	return true;
 }
 
-/* The vector state that the child of a fork goes on with. */
-static void take_vector_state(struct dune_guest_thread *thread)
+/* What the child goes on with: its control words, or all of it if it has a copy of the buffer (Intel SDM vol. 1, 10.5.1). */
+static void take_vector_state(struct dune_guest_thread *thread, struct dune_guest_child *child)
 {
-	int size = thread->vcpu->machine->has_xsave2_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
-	if (thread->vector)
-		dune_system_call(SYS_ioctl, thread->vcpu->fd, size, (long)thread->vector, 0, 0, 0);
+	int request = thread->vcpu->machine->has_xsave2_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+	const uint8_t *image = thread->vector;
+	child->control = 0x37f;
+	child->mxcsr = 0x1f80;
+	if (image && dune_system_call(SYS_ioctl, thread->vcpu->fd, request, (long)image, 0, 0, 0) == 0) {
+		memcpy(&child->control, image, sizeof child->control);
+		memcpy(&child->mxcsr, image + 24, sizeof child->mxcsr);
+	}
 }
 
-static uint64_t clone_for(struct dune_guest_thread *thread, const struct kvm_regs *call)
+/*
+ * clone(2) and its relatives.  The child begins in host mode with the registers of the call.  As in Linux a signal that came before is
+ * handled first, else the child would have one of its parent's.
+ */
+static uint64_t clone_for(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
 {
-	uint64_t flags, stack, all = ~(uint64_t)0;
+	const struct kvm_sregs *sregs = &thread->vcpu->run->s.regs.sregs;
+	uint64_t flags, stack, mask, all = ~(uint64_t)0;
 	if (!read_clone(call, &flags, &stack))
 		return -EFAULT;
 	struct dune_guest_child on_host_stack, *child = &on_host_stack;
-	if (flags & CLONE_VM && stack) { /* the parent does not wait: what the child needs lies on its own stack */
-		child = (struct dune_guest_child *)((stack - 1024) & -(uint64_t)16);
-		child->scratch = (uint64_t)child;
-	} else {
-		child->scratch = (uint64_t)thread->scratch + sizeof thread->scratch;
+	const uint64_t below_stack = (stack - 1024) & -(uint64_t)16;
+	bool process = !(flags & CLONE_VM);
+	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, MASK_SIZE, 0, 0);
+	if (thread->signal.number && thread->interruptible) {
+		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
+		*interrupted = true;
+		return 0;
+	}
+	if (flags & CLONE_VM && stack) { /* the parent may not wait: what the child needs lies on its own stack */
+		if (!writable(below_stack)) {
+			dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
+			return -EFAULT;
+		}
+		child = (struct dune_guest_child *)below_stack;
+		child->scratch = below_stack;
+	} else { /* its copy of this stack, or this one while the parent waits, below what is in use */
+		child->scratch = (uint64_t)thread->host_stack - DUNE_GUEST_STACK / 2;
 	}
 	child->regs = *call;
 	child->regs.rax = 0;
@@ -142,29 +169,44 @@ static uint64_t clone_for(struct dune_guest_thread *thread, const struct kvm_reg
 	child->regs.rflags = call->r11;
 	if (stack)
 		child->regs.rsp = stack;
-	child->thread = NULL;
-	if (!(flags & CLONE_VM)) {
-		child->thread = thread;
-		take_vector_state(thread);
-	}
-	uint64_t mask;
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, MASK_SIZE, 0, 0);
-	child->mask = mask;
+	child->thread = process ? thread : NULL;
+	child->mask = thread->signal.number ? thread->signal.mask : mask;
+	child->fs_base = process ? sregs->fs.base : 0;
+	child->gs_base = process ? sregs->gs.base : 0;
+	take_vector_state(thread, child);
+	if (process) /* its copy of the address spaces is whole */
+		dune_space_lock();
 	uint64_t answer = dune_guest_clone(call, child);
+	if (process)
+		dune_space_unlock();
 	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
 	return answer;
 }
 
+/* The child, in host mode, on its scratch stack.  Vector registers are set last. */
 void dune_guest_child_begin(struct dune_guest_child *child)
 {
 	struct dune_guest_thread *thread = child->thread;
-	if (thread) {
-		atomic_store(&thread->entered, false);
-		dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
+	__asm__ volatile("fninit; ldmxcsr %0; fldcw %1" ::"m"(child->mxcsr), "m"(child->control));
+	if (!thread) {
+		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&child->mask, 0, MASK_SIZE, 0, 0);
+		return;
 	}
+	const struct dune_machine *machine = thread->vcpu->machine;
+	const uint64_t tiles = (uint64_t)3 << 17, components = machine->host.vector_components & ~tiles;
+	bool xsave = machine->host.xsave;
+	void *vector = thread->vector;
+	atomic_store(&thread->entered, false);
+	dune_space_after_fork();
+	dune_guest_after_fork();
+	dune_system_call(SYS_arch_prctl, ARCH_SET_FS, (long)child->fs_base, 0, 0, 0, 0);
+	dune_system_call(SYS_arch_prctl, ARCH_SET_GS, (long)child->gs_base, 0, 0, 0, 0);
+	dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
 	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&child->mask, 0, MASK_SIZE, 0, 0);
-	if (thread && thread->vector && thread->vcpu->machine->host.xsave)
-		__asm__ volatile("xrstor64 (%0)" ::"r"(thread->vector), "a"(7), "d"(0));
+	if (vector && xsave)
+		__asm__ volatile("xrstor64 (%0)" ::"r"(vector), "a"((uint32_t)components), "d"(components >> 32));
+	else if (vector)
+		__asm__ volatile("fxrstor64 (%0)" ::"r"(vector));
 }
 
 /* ---- the rest -------------------------------------------------------------------------------------- */
@@ -172,7 +214,6 @@ void dune_guest_child_begin(struct dune_guest_child *child)
 static uint64_t make_arch_prctl(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
 {
 	struct kvm_run *run = thread->vcpu->run;
-	uint64_t answer;
 	if (call->rdi == ARCH_GET_FS || call->rdi == ARCH_GET_GS) {
 		if (!readable(call->rsi) || !readable(call->rsi - 24))
 			return -EFAULT;
@@ -187,18 +228,36 @@ static uint64_t make_arch_prctl(struct dune_guest_thread *thread, const struct k
 		run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
 		return 0;
 	}
-	answer = forward(thread, call, interrupted);
-	if (call->rdi == ARCH_SET_FS && !*interrupted && answer == 0) {
+	if (call->rdi == ARCH_SET_FS) { /* the host side keeps its own, which it needs */
+		if (call->rsi >= user_end)
+			return -EPERM;
 		run->s.regs.sregs.fs.base = call->rsi;
 		run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+		return 0;
 	}
+	return forward(thread, call, interrupted);
+}
+
+/* The signal that takes a thread out of the guest stays open whatever the process blocks. */
+static uint64_t make_sigprocmask(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
+{
+	const uint64_t kick = (uint64_t)1 << (dune_guest_kick_signal() - 1);
+	uint64_t answer = forward(thread, call, interrupted);
+	if (!*interrupted && answer == 0 && call->rsi && call->rdi != SIG_UNBLOCK)
+		dune_system_call(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&kick, 0, MASK_SIZE, 0, 0);
 	return answer;
 }
 
-static void end_thread(struct dune_guest_thread *thread, uint64_t status)
+/* A signal that came before is handled first: it may have been sent to the process. */
+static void end_thread(struct dune_guest_thread *thread, uint64_t status, bool *interrupted)
 {
-	uint64_t all = ~(uint64_t)0;
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, 0, MASK_SIZE, 0, 0);
+	uint64_t mask, all = ~(uint64_t)0;
+	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, MASK_SIZE, 0, 0);
+	if (thread->signal.number && thread->interruptible) {
+		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
+		*interrupted = true;
+		return;
+	}
 	atomic_store(&thread->entered, false);
 	dune_guest_exit_thread(status, &thread->in_use);
 }
@@ -208,13 +267,15 @@ static uint64_t answer_call(struct dune_guest_thread *thread, const struct kvm_r
 	uint64_t answer;
 	switch (call->rax) {
 	case SYS_exit:
-		end_thread(thread, call->rdi);
+		end_thread(thread, call->rdi, interrupted);
 		return 0;
 	case SYS_clone:
 	case SYS_clone3:
 	case SYS_fork:
 	case SYS_vfork:
-		return clone_for(thread, call);
+		return clone_for(thread, call, interrupted);
+	case SYS_rt_sigprocmask:
+		return make_sigprocmask(thread, call, interrupted);
 	case SYS_rt_sigaction:
 		return dune_guest_sigaction(call);
 	case SYS_sigaltstack:

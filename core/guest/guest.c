@@ -44,7 +44,6 @@ _Static_assert(offsetof(struct kvm_regs, rbx) == REGS_RBX && offsetof(struct kvm
 	       "switch.S");
 _Static_assert(GUEST_VECTOR_EVENT == DUNE_EVENT_VECTOR, "one number");
 
-_Thread_local struct dune_guest_thread *dune_guest_self;
 _Atomic uint64_t dune_guest_flushes;
 
 static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -55,7 +54,7 @@ static bool tags_used;                            /* somebody has loaded a root 
 /* What is never forgotten: the process's own code and data, which also work while the lock of address spaces is held. */
 static struct piece {
 	uintptr_t begin, end;
-} pieces[128];
+} pieces[1024];
 static unsigned piece_count;
 
 enum {
@@ -268,6 +267,12 @@ int dune_guest_kick_signal(void)
 	return dune_kick_signal() - 1;
 }
 
+void dune_guest_block_signals(uint64_t *old)
+{
+	const uint64_t mask = ~((uint64_t)1 << (dune_guest_kick_signal() - 1));
+	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, (long)old, sizeof mask, 0, 0);
+}
+
 static void on_kick(int number)
 {
 	(void)number;
@@ -363,9 +368,24 @@ static struct dune_guest_thread *take_thread(void)
 	return thread;
 }
 
-static int note_object(struct dl_phdr_info *object, size_t size, void *unused)
+static bool is_mine(const struct dl_phdr_info *object)
 {
-	(void)size, (void)unused;
+	uintptr_t here = (uintptr_t)dune_guest_trap;
+	bool mine = false;
+	for (unsigned i = 0; i < object->dlpi_phnum; i++) {
+		const ElfW(Phdr) *header = &object->dlpi_phdr[i];
+		if (header->p_type == PT_LOAD && here - (object->dlpi_addr + header->p_vaddr) < header->p_memsz)
+			mine = true;
+	}
+	return mine;
+}
+
+/* *first: the object with this code is wanted, for which there is always room; else the others. */
+static int note_object(struct dl_phdr_info *object, size_t size, void *first)
+{
+	(void)size;
+	if (is_mine(object) != *(const bool *)first)
+		return 0;
 	for (unsigned i = 0; i < object->dlpi_phnum; i++) {
 		const ElfW(Phdr) *header = &object->dlpi_phdr[i];
 		if (header->p_type != PT_LOAD || piece_count == sizeof pieces / sizeof *pieces)
@@ -381,7 +401,8 @@ static int note_object(struct dl_phdr_info *object, size_t size, void *unused)
 static int mirror_objects(void)
 {
 	piece_count = 0;
-	dl_iterate_phdr(note_object, NULL);
+	dl_iterate_phdr(note_object, &(bool){ true });
+	dl_iterate_phdr(note_object, &(bool){ false });
 	for (unsigned i = 0; i < piece_count; i++)
 		for (uintptr_t at = pieces[i].begin; at < pieces[i].end; at += PGSIZE) {
 			int error = 0;
@@ -414,17 +435,54 @@ void dune_guest_forget_all(void)
 	dune_space_unlock();
 }
 
-/* The child of a fork has none of its parent's threads, and another mirror. */
-static int begin_process(void)
+static pthread_mutex_t beginning = PTHREAD_MUTEX_INITIALIZER;
+
+static void before_fork(void)
 {
-	if (owner == getpid())
-		return 0;
-	if (owner && dune_mirror_open() != 0)
-		return -1;
+	pthread_mutex_lock(&beginning);
+	pthread_mutex_lock(&threads_lock);
+}
+
+static void after_fork_in_parent(void)
+{
+	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&beginning);
+}
+
+static void after_fork_in_child(void)
+{
+	dune_guest_after_fork();
+	after_fork_in_parent();
+}
+
+/* The child has none of its parent's threads, and another mirror. */
+void dune_guest_after_fork(void)
+{
 	atomic_store(&threads, NULL);
 	dune_guest_self = NULL;
 	code_laid_out = false;
 	processors = 0;
+	owner = 0;
+}
+
+static int handlers_error;
+
+static void install_handlers(void)
+{
+	handlers_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* Once in each process. */
+static int begin_process(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	if (owner == getpid())
+		return 0;
+	if (dune_mirror_open() != 0) /* in a child; its handlers of fork come first */
+		return -1;
+	pthread_once(&once, install_handlers);
+	if (handlers_error)
+		return dune_fail(handlers_error, "out of memory");
 	struct sigaction kick = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
 	sigaction(dune_guest_kick_signal(), &kick, NULL);
 	if (mirror_objects() != 0)
@@ -435,7 +493,6 @@ static int begin_process(void)
 
 static int enter(void)
 {
-	static pthread_mutex_t beginning = PTHREAD_MUTEX_INITIALIZER;
 	uint64_t fs_base = 0, gs_base = 0;
 	const stack_t none = { .ss_flags = SS_DISABLE };
 	pthread_mutex_lock(&beginning);
@@ -452,7 +509,7 @@ static int enter(void)
 	thread->raised = false;
 	thread->prepared = NULL;
 	dune_vcpu_local = &dune_guest_local;
-	thread->fault_address = thread->fault_count = 0;
+	thread->fault_address = thread->fault_count = thread->fault_exits = 0;
 	thread->counters = (struct dune_counters){ 0 };
 	thread->vcpu->exits = 0;
 	start_processor(thread, fs_base);
@@ -460,11 +517,22 @@ static int enter(void)
 		atomic_store(&thread->in_use, 0);
 		return -1;
 	}
+	sigset_t kick;
+	sigemptyset(&kick);
+	sigaddset(&kick, dune_guest_kick_signal());
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	dune_guest_self = thread;
 	atomic_store(&thread->on_host, true);
+	thread->alternate = none; /* if this is a handler that runs on the alternate stack, there is none here */
 	syscall(SYS_sigaltstack, &none, &thread->alternate);
 	atomic_store(&thread->entered, true);
 	return dune_guest_enter(thread, thread->host_stack, dune_guest_loop);
+}
+
+static bool entered(void)
+{
+	const struct dune_guest_thread *thread = dune_guest_self;
+	return thread && atomic_load(&thread->entered) && !atomic_load(&thread->on_host);
 }
 
 static int leave(void)
@@ -478,12 +546,6 @@ static int leave(void)
 	dune_guest_self = NULL;
 	atomic_store(&thread->in_use, 0);
 	return 0;
-}
-
-static bool entered(void)
-{
-	const struct dune_guest_thread *thread = dune_guest_self;
-	return thread && atomic_load(&thread->entered) && !atomic_load(&thread->on_host);
 }
 
 /* ---- ring 0 ----------------------------------------------------------------------------------------- */
@@ -502,7 +564,12 @@ static int jump_to_user(struct dune_tf *tf)
 static void __attribute__((noreturn)) ret_from_user(int result)
 {
 	void (*leave_user)(int, void *) = (void *)dune_guest_in_window(dune_guest_leave_user);
-	leave_user(result, processor_here());
+	struct dune_guest_processor *processor = entered() ? processor_here() : NULL;
+	if (!processor || !processor->kernel_rsp) {
+		dune_printf("dune: dune_ret_from_user(): this thread runs no ring-3 code\n");
+		dune_die();
+	}
+	leave_user(result, processor);
 	__builtin_unreachable();
 }
 
@@ -515,12 +582,15 @@ void dune_pop_trap_frame(struct dune_tf *tf)
 
 static unsigned long get_user_fs(void)
 {
+	if (!entered())
+		return 0;
 	return ((struct dune_guest_processor *)processor_here())->user_fs;
 }
 
 static void set_user_fs(unsigned long fs_base)
 {
-	((struct dune_guest_processor *)processor_here())->user_fs = fs_base;
+	if (entered())
+		((struct dune_guest_processor *)processor_here())->user_fs = fs_base;
 }
 
 static unsigned long read_root(void)
@@ -535,8 +605,17 @@ static void write_root(unsigned long cr3)
 	__asm__ volatile("movq %0, %%cr3" ::"r"(cr3) : "memory");
 }
 
+static unsigned long get_root(void)
+{
+	return entered() ? read_root() : (unsigned long)pgroot;
+}
+
 static void load_root(unsigned long cr3)
 {
+	if (!entered()) {
+		dune_printf("dune: load_cr3(): this thread is not in Dune mode: dune_enter() comes first\n");
+		dune_die();
+	}
 	if (!machine()->host.pcid)
 		cr3 = PTE_ADDR(cr3);
 	else if (cr3 & CR3_PCID_MASK)
@@ -554,8 +633,23 @@ static void flush(void)
 	write_root(read_root());
 }
 
+/* Translations of this virtual CPU: a thread in host mode has none. */
+static void flush_one_if_entered(unsigned long address)
+{
+	if (entered())
+		flush_one(address);
+}
+
+static void flush_if_entered(void)
+{
+	if (entered())
+		flush();
+}
+
 static void invalidate(int mode, unsigned pcid, unsigned long address)
 {
+	if (!entered())
+		return;
 	const struct {
 		uint64_t pcid, address;
 	} operand = { pcid, address };
@@ -667,9 +761,9 @@ const struct dune_placement_operations dune_guest_operations = {
 	.get_user_fs = get_user_fs,
 	.set_user_fs = set_user_fs,
 	.load_cr3 = load_root,
-	.read_cr3 = read_root,
-	.flush_one = flush_one,
-	.flush = flush,
+	.read_cr3 = get_root,
+	.flush_one = flush_one_if_entered,
+	.flush = flush_if_entered,
 	.flush_all = flush_all,
 	.invpcid = invalidate,
 	.replace = replace,

@@ -26,6 +26,7 @@
 #include "kvm/vcpu.h"
 #include "placement/placement.h"
 #include "placement/system_call.h"
+#include "vm/space.h"
 
 /* A virtual CPU's area in the window.  Supervisor only; written by ring 0 and by the host side of its thread. */
 struct dune_guest_processor {
@@ -60,9 +61,12 @@ struct dune_guest_signal {
 /* What a new thread or process needs before it goes on at regs.rip, in host mode. */
 struct dune_guest_child {
 	struct kvm_regs regs;
-	uint64_t scratch;                 /* top of a stack */
+	uint64_t scratch;                 /* top of a stack with room for handlers of signals */
 	uint64_t mask;                    /* of signals */
 	struct dune_guest_thread *thread; /* its parent's, if it is a process of its own with a copy of it */
+	uint64_t fs_base, gs_base;        /* if it has its parent's, else 0 */
+	uint32_t mxcsr;
+	uint16_t control; /* of the x87 unit */
 };
 
 enum {
@@ -85,23 +89,27 @@ struct dune_guest_thread {
 	bool interruptible;              /* the guest takes interrupts, so a signal keeps it from making a call */
 	_Atomic uint64_t flushed;        /* of dune_guest_flushes */
 	uint64_t fault_address,
-		fault_count;        /* KVM could not reach memory: where it was tried last, how often in a row */
+		fault_count,        /* KVM could not reach memory: where it was tried last, how often in a row, */
+		fault_exits;        /* and how many exits there had been */
 	stack_t alternate;          /* the process's alternate stack; the kernel has none meanwhile */
 	void *vector;               /* room for KVM_GET_XSAVE */
 	struct dune_vcpu *prepared; /* whose area holds this thread's GDT (compartment.c) */
 	struct dune_vcpu *_Atomic compartment; /* the libsthread's virtual CPU whose compartment it runs, or NULL */
 	struct dune_counters counters;
-	uint8_t scratch[2048] __attribute__((aligned(16)));
 	struct dune_guest_thread *next; /* of all */
 };
 
 /* ---- guest.c ---- */
 
-extern _Thread_local struct dune_guest_thread *dune_guest_self __attribute__((tls_model("initial-exec")));
 /* Counts requests to drop translations; every thread has to catch up before its guest goes on. */
 extern _Atomic uint64_t dune_guest_flushes;
-/* The signal that takes a thread's guest out of KVM_RUN, for nothing else. */
+/* The signal that takes a thread's guest out of KVM_RUN, for nothing else.  Threads in the guest never block it: whoever takes
+ * rights away waits for them. */
 int dune_guest_kick_signal(void);
+/* Blocks all signals but that one, and stores the former mask unless old is NULL. */
+void dune_guest_block_signals(uint64_t *old);
+/* In the child of a fork, in host mode: forgets the threads of the parent. */
+void dune_guest_after_fork(void);
 /* Host side: lets everything follow the process anew that may have changed without our knowledge. */
 void dune_guest_forget_all(void);
 /* Calls the function for every thread that there is or was. */

@@ -96,7 +96,7 @@
 
 /* Calls of ring 0 to the host side: OUT to this port, number in RAX, arguments in RDI, RSI, RDX; answer in RAX. */
 #define PORT_GUEST 0x14
-#define GUEST_CALL_FILL 1   /* RDI = address, RSI = error code: mirror it; 1 done, 0 not the process's, < 0 error */
+#define GUEST_CALL_FILL 1   /* RDI = address, RSI = error code, RDX = trap frame: mirror it; 1 done, 0 not the process's */
 #define GUEST_CALL_NESTED 2 /* RDI = trap frame of a fault inside the entry code; comes back when it can go on there */
 #define GUEST_CALL_DIE 3    /* RDI = trap frame, RSI = vector, RDX = address: report, and end the process */
 #define GUEST_CALL_LEAVE 4  /* RDI = stack pointer */

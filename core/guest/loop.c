@@ -5,6 +5,7 @@
  */
 #include "guest/guest.h"
 
+#include <asm/prctl.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -91,15 +92,34 @@ static struct dune_tf *frame_in_area(const struct dune_guest_thread *thread, uin
 
 /* ---- what ring 0 asks ------------------------------------------------------------------------------ */
 
-/* Returns as GUEST_CALL_FILL does. */
-static int fill(struct dune_guest_thread *thread, uint64_t address, unsigned error_code)
+static const char *why_not_filled(int error)
+{
+	switch (error) {
+	case ENOSPC:
+		return "memory cannot be mirrored: no guest-physical addresses or memory slots are left (use fewer far-apart "
+		       "mappings)";
+	case ENOMEM:
+		return "memory cannot be mirrored: the page pool is empty";
+	default:
+		return "memory cannot be mirrored: /proc/self/maps cannot be read";
+	}
+}
+
+/* Page fault tf in ring 0; NULL: not known.  Returns as GUEST_CALL_FILL does. */
+static int fill(struct dune_guest_thread *thread, uint64_t address, unsigned error_code, const struct dune_tf *tf)
 {
 	int error = 0;
+	const struct dune_tf here = frame_of(thread->vcpu->run);
 	ptent_t *root = (ptent_t *)PTE_ADDR(thread->vcpu->run->s.regs.sregs.cr3);
+	if (!tf)
+		tf = &here;
+	/* The fill would wait for its own guest. */
+	if (dune_space_lock_is_mine())
+		die(thread, "what changes address spaces in ring 0 needs memory that is not mapped there", T_PGFLT, tf,
+		    address, SIGSEGV);
 	int filled = dune_mirror_fill(root, address, error_code, &error);
 	if (filled < 0)
-		die_here(thread, error == ENOSPC ? "no guest-physical addresses or memory slots are left" :
-						   "the page pool is empty");
+		die(thread, why_not_filled(error), T_PGFLT, tf, address, SIGSEGV);
 	thread->counters.mirror_faults += filled;
 	return filled;
 }
@@ -112,10 +132,11 @@ static void answer_nested(struct dune_guest_thread *thread, const struct kvm_reg
 	uint64_t address = registers->rdx;
 	if (!tf)
 		die_here(thread, "the trap stacks are used up");
-	if (vector == T_PGFLT && !(tf->err & (FEC_U | FEC_RSV)) && fill(thread, address, tf->err) == 1)
+	if (vector == T_PGFLT && !(tf->err & (FEC_U | FEC_RSV)) && fill(thread, address, tf->err, tf) == 1)
 		return;
-	if (vector == T_PGFLT && tf->rip >= (uint64_t)dune_guest_copy_frame &&
-	    tf->rip < (uint64_t)dune_guest_copy_frame_end) {
+	/* A stack pointer that is no address (vectors 12 and 13) is no stack to run on either. */
+	if ((vector == T_PGFLT || vector == T_GPFLT || vector == T_STACK) &&
+	    tf->rip >= (uint64_t)dune_guest_copy_frame && tf->rip < (uint64_t)dune_guest_copy_frame_end) {
 		tf->rip = (uint64_t)dune_guest_copy_failed;
 		return;
 	}
@@ -128,8 +149,10 @@ static void answer_die(struct dune_guest_thread *thread, const struct kvm_regs *
 	unsigned vector = (unsigned)registers->rsi;
 	if (!tf)
 		die_here(thread, "the trap stacks are used up");
-	die(thread, vector == T_DBLFLT ? "double fault" : "no stack left in ring 0", vector, tf, registers->rdx,
-	    SIGSEGV);
+	const char *what = vector == T_DBLFLT                  ? "double fault" :
+			   vector == T_NMI || vector == T_MCHK ? "the processor reports a failure" :
+								 "no stack left in ring 0";
+	die(thread, what, vector, tf, registers->rdx, SIGSEGV);
 }
 
 static void answer_signal(struct dune_guest_thread *thread, const struct kvm_regs *registers)
@@ -146,6 +169,9 @@ static void __attribute__((noreturn)) answer_leave(struct dune_guest_thread *thr
 {
 	atomic_store(&thread->entered, false);
 	atomic_store(&thread->running, false);
+	const struct kvm_sregs *sregs = &thread->vcpu->run->s.regs.sregs;
+	dune_system_call(SYS_arch_prctl, ARCH_SET_FS, (long)sregs->fs.base, 0, 0, 0, 0);
+	dune_system_call(SYS_arch_prctl, ARCH_SET_GS, (long)sregs->gs.base, 0, 0, 0, 0);
 	dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
 	if (thread->signal.number) { /* came too late for the guest: once more */
 		dune_system_call(SYS_rt_tgsigqueueinfo, thread->process, thread->id, thread->signal.number,
@@ -165,7 +191,7 @@ static void answer(struct dune_guest_thread *thread)
 	run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 	switch (asked.rax) {
 	case GUEST_CALL_FILL:
-		registers->rax = fill(thread, asked.rdi, (unsigned)asked.rsi);
+		registers->rax = fill(thread, asked.rdi, (unsigned)asked.rsi, frame_in_area(thread, asked.rdx));
 		break;
 	case GUEST_CALL_NESTED:
 		answer_nested(thread, &asked);
@@ -185,31 +211,52 @@ static void answer(struct dune_guest_thread *thread)
 
 /* ---- running --------------------------------------------------------------------------------------- */
 
-/* KVM could not reach memory: the process no longer has what a table says, or not with these rights. */
+/* Whether the kernel can read the process's memory there: it copies 32 bytes in before it looks at signal number 0. */
+static bool kernel_can_read(uint64_t address)
+{
+	return dune_system_call(SYS_rt_sigaction, 0, (long)(address & ~(uint64_t)31), 0, 8, 0, 0) != -EFAULT;
+}
+
+/*
+ * KVM could not reach memory: the process no longer has what a table says, or not with these rights.
+ *
+ * First the tables are made anew: where the process has nothing, a page fault follows, as it should.  If the same instruction fails again
+ * although the process has a mapping, that has no memory behind it (past the end of a file): SIGBUS.  CR2 is where it is then, since the new
+ * entry came by a page fault.
+ */
 static void memory_gone(struct dune_guest_thread *thread)
 {
+	enum {
+		SAME_EXITS = 16, /* so many exits later the instruction runs for another time */
+		TRIES = 8
+	};
 	const struct kvm_run *run = thread->vcpu->run;
-	if (run->s.regs.regs.rip != thread->fault_address)
+	uint64_t rip = run->s.regs.regs.rip, address = run->s.regs.sregs.cr2, exits = thread->vcpu->exits;
+	if (dune_space_lock_is_mine())
+		die_here(thread, "memory that is needed to change address spaces is gone");
+	if (rip != thread->fault_address || exits - thread->fault_exits > SAME_EXITS)
 		thread->fault_count = 0;
-	thread->fault_address = run->s.regs.regs.rip;
-	switch (thread->fault_count++) {
-	case 0: /* the tables may be out of date */
+	thread->fault_address = rip;
+	thread->fault_exits = exits;
+	if (thread->fault_count++ == 0 || (thread->fault_count < TRIES && kernel_can_read(address))) {
 		dune_guest_forget_all();
 		return;
-	case 1: /* past the end of a file, say */
-		if (run->s.regs.regs.rflags & FLAGS_INTERRUPTS && !thread->signal.number) {
-			uint64_t all = ~(uint64_t)0;
-			dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&thread->signal.mask, 8, 0,
-					 0);
-			thread->signal.info = (siginfo_t){ .si_signo = SIGBUS, .si_code = BUS_ADRERR };
-			thread->signal.fault = true;
-			thread->signal.vector = T_PGFLT;
-			thread->signal.number = SIGBUS;
-			return;
-		}
-		/* fall through */
-	default:
+	}
+	if (!(run->s.regs.regs.rflags & FLAGS_INTERRUPTS) || thread->fault_count > 2 * TRIES)
 		die_here(thread, "memory that the page tables name is gone");
+	if (thread->signal.number) /* that one comes first, then this instruction again */
+		return;
+	uint64_t mask;
+	dune_guest_block_signals(&mask);
+	if (!thread->signal.number) {
+		thread->signal.mask = mask;
+		thread->signal.info = (siginfo_t){ .si_signo = SIGBUS, .si_code = BUS_ADRERR };
+		thread->signal.info.si_addr = (void *)address;
+		thread->signal.fault = true;
+		thread->signal.vector = T_PGFLT;
+		thread->signal.address = address;
+		thread->signal.number = SIGBUS;
+		thread->fault_count = 0;
 	}
 }
 
@@ -287,10 +334,8 @@ void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack)
 	for (;;) {
 		long result = run_guest(thread, ready);
 		ready = run->ready_for_interrupt_injection;
-		if (result == -EINTR || result == -EAGAIN) {
-			thread->counters.interrupted++;
+		if (result == -EINTR || result == -EAGAIN)
 			continue;
-		}
 		if (result == -EFAULT) {
 			memory_gone(thread);
 			continue;
@@ -310,7 +355,6 @@ void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack)
 			}
 			break;
 		case KVM_EXIT_IRQ_WINDOW_OPEN:
-			thread->counters.interrupted++;
 			break;
 		case KVM_EXIT_MMIO:
 			die_here(thread, "access to guest-physical memory that there is not");

@@ -128,7 +128,8 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	memcpy(&thread->signal.mask, &interrupted->uc_sigmask, MASK_SIZE);
 	thread->signal.fault = false;
 	thread->signal.number = number;
-	memset(&interrupted->uc_sigmask, 0xff, MASK_SIZE);
+	const uint64_t all_but_kick = ~bit(dune_guest_kick_signal());
+	memcpy(&interrupted->uc_sigmask, &all_but_kick, MASK_SIZE);
 	thread->vcpu->run->immediate_exit = 1;
 	uint8_t *at = (uint8_t *)interrupted->uc_mcontext.gregs[REG_RIP];
 	if (at >= dune_guest_forward_begin && at <= dune_guest_forward_call && thread->interruptible)
@@ -336,7 +337,6 @@ void dune_guest_deliver(struct dune_tf *tf, void *vector_state)
 {
 	struct dune_guest_thread *self = dune_guest_self;
 	struct dune_guest_signal signal = self->signal;
-	self->raised = false;
 	if (signal.number == 0)
 		return;
 	self->signal.number = 0; /* the next one comes when the mask allows it */

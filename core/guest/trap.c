@@ -54,7 +54,7 @@ struct dune_tf *dune_guest_trap(struct dune_tf *tf, uint64_t vector, uint64_t ad
 				struct dune_guest_processor *processor)
 {
 	if (vector == T_PGFLT && !(tf->err & (FEC_U | FEC_RSV)) && follows(processor, address) &&
-	    dune_guest_ask(GUEST_CALL_FILL, address, tf->err, 0) == 1)
+	    dune_guest_ask(GUEST_CALL_FILL, address, tf->err, (uint64_t)tf) == 1)
 		return tf;
 	const uint64_t red_zone = 128;
 	uint64_t stack = interrupted_ring3(tf) ? processor->kernel_rsp : tf->rsp - red_zone;

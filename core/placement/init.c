@@ -141,6 +141,10 @@ int dune_jump_to_user(struct dune_tf *tf)
 
 void dune_ret_from_user(int result)
 {
+	if (!dune_placement) {
+		dune_printf("dune: dune_ret_from_user(): dune_init() comes first\n");
+		dune_die();
+	}
 	dune_placement->ret_from_user(result);
 }
 

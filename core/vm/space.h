@@ -50,15 +50,22 @@ int dune_space_share(ptent_t *root, uintptr_t address, uint64_t directory);
 /* The child of a fork: the pool and all address spaces are kept, nobody uses them yet; the lock is free again. */
 void dune_space_after_fork(void);
 
+/* The calling thread's record if it is in the guest (guest/guest.h).  Here because the lock sees to it that it can be read while
+ * the lock is held. */
+extern _Thread_local struct dune_guest_thread *dune_guest_self __attribute__((tls_model("initial-exec")));
+
 /*
  * The lock of all address spaces and of the pool.  A spin lock; in ring 0 of the guest interrupts are off while it is held,
  * so that no handler of a signal can wait for it.  Taken by every dune_vm_*() and dune_page_*() function.
  *
  * A thread that holds it in ring 0 must not need dune_space_fill(), which takes it too: the library's own text and data,
- * and the pool, are in pgroot before a thread enters.  The thread's stack is seen to here.
+ * and the pool, are in pgroot before a thread enters.  12 KiB of the thread's stack and dune_guest_self are
+ * seen to here.
  */
 void dune_space_lock(void);
 void dune_space_unlock(void);
+/* Whether the calling thread holds it, in ring 0 or in host mode: its host side must not wait for it then. */
+bool dune_space_lock_is_mine(void);
 
 /* Calls the function for every root: pgroot and those of dune_vm_clone().  Preconditions: the lock is held. */
 void dune_space_roots(void (*function)(ptent_t *root, void *argument), void *argument);
