@@ -31,6 +31,12 @@ void live_init(void)
 
 	live_check(result == 0, __FILE__, __LINE__, "sthread_init() succeeds: %s", sthread_error());
 	CU_ASSERT_EQUAL_FATAL(result, 0);
+	/* The same tests from ring 0: the lane svm-guest. */
+	const char *placement = getenv("TEST_PLACEMENT");
+	if (placement && strcmp(placement, "guest") == 0) {
+		result = dune_init_and_enter();
+		live_check(result == 0, __FILE__, __LINE__, "dune_init_and_enter() succeeds: %s", dune_error());
+	}
 }
 
 struct life live_join(sthread_t st)

@@ -226,6 +226,7 @@ static bool decode(struct dune_guest_thread *self, struct dune_vcpu *vcpu, const
 		exit->from_monitor = true;
 	}
 	if (local->vector == GUEST_VECTOR_EVENT) {
+		self->raised = false;
 		exit->kind = DUNE_EXIT_KICKED;
 		return true;
 	}
@@ -244,10 +245,15 @@ static bool decode(struct dune_guest_thread *self, struct dune_vcpu *vcpu, const
 
 /* ---- running --------------------------------------------------------------------------------------- */
 
+static bool here(const struct dune_vcpu *vcpu)
+{
+	return !vcpu->mirror && dune_in_guest() && !vcpu->machine->host.shadow_paging;
+}
+
 static bool possible(const struct dune_vcpu *vcpu, const struct dune_context *context)
 {
 	const struct kvm_vcpu_events *events = &context->events;
-	if (vcpu->mirror || !dune_in_guest() || vcpu->machine->host.shadow_paging)
+	if (!here(vcpu))
 		return false;
 	/* An event that KVM was about to raise can only be raised by it. */
 	return !context->events_saved || !(events->exception.injected | events->exception.pending |
@@ -279,15 +285,19 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	vcpu->run->immediate_exit = 0;
 	atomic_store(&self->compartment, vcpu);
 	atomic_store(&vcpu->running, true); /* a kick from here on sets immediate_exit: the host side sees that */
-	if (atomic_exchange(&vcpu->kicked, false)) {
-		exit->kind = DUNE_EXIT_KICKED;
-	} else {
-		bool ended;
-		do {
+	bool ended = false;
+	while (!ended) {
+		/* Interrupts stay off until ring 3: an event taken before would not stop it. */
+		__asm__ volatile("cli" ::: "memory");
+		if (atomic_exchange(&vcpu->kicked, false) || vcpu->run->immediate_exit) {
+			exit->kind = DUNE_EXIT_KICKED;
+			ended = true;
+		} else {
 			run_once(self, vcpu, context);
 			ended = decode(self, vcpu, local, context, exit);
 			memset(&local->regs, 0, sizeof local->regs);
-		} while (!ended);
+		}
+		__asm__ volatile("sti" ::: "memory");
 	}
 	atomic_store(&vcpu->running, false);
 	atomic_store(&self->compartment, NULL);
@@ -297,4 +307,4 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	return true;
 }
 
-const struct dune_vcpu_local dune_guest_local = { .run = dune_local_run, .save = save_image };
+const struct dune_vcpu_local dune_guest_local = { .here = here, .run = dune_local_run, .save = save_image };

@@ -334,8 +334,10 @@ void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack)
 	for (;;) {
 		long result = run_guest(thread, ready);
 		ready = run->ready_for_interrupt_injection;
-		if (result == -EINTR || result == -EAGAIN)
+		if (result == -EINTR || result == -EAGAIN) {
+			thread->counters.interrupted++;
 			continue;
+		}
 		if (result == -EFAULT) {
 			memory_gone(thread);
 			continue;
@@ -355,6 +357,7 @@ void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack)
 			}
 			break;
 		case KVM_EXIT_IRQ_WINDOW_OPEN:
+			thread->counters.interrupted++;
 			break;
 		case KVM_EXIT_MMIO:
 			die_here(thread, "access to guest-physical memory that there is not");

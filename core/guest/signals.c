@@ -337,6 +337,7 @@ void dune_guest_deliver(struct dune_tf *tf, void *vector_state)
 {
 	struct dune_guest_thread *self = dune_guest_self;
 	struct dune_guest_signal signal = self->signal;
+	self->raised = false;
 	if (signal.number == 0)
 		return;
 	self->signal.number = 0; /* the next one comes when the mask allows it */

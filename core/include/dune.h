@@ -435,6 +435,7 @@ struct dune_counters {
 	uint64_t exits;         /* that reached user space */
 	uint64_t system_calls;  /* forwarded */
 	uint64_t mirror_faults; /* page faults by which memory was mirrored */
+	uint64_t interrupted;   /* exits that the guest did not ask for: signals, and waiting to deliver them */
 };
 /* Errors: EINVAL: the thread is not in Dune mode. */
 int dune_get_counters(struct dune_counters *counters);

@@ -81,7 +81,9 @@ void dune_clock_publish(const struct dune_vcpu *vcpu, struct dune_life *life, bo
 	struct dune_clock_sample now = dune_clock_now();
 	life->seconds = (int64_t)(now.realtime / NANOSECONDS);
 	life->clock_entries++; /* a reading that was interrupted begins anew */
-	life->clock_counter = now.counter + vcpu->clock_offset;
+	/* Without KVM_RUN it is the caller's own counter that is read. */
+	bool here = dune_vcpu_local && dune_vcpu_local->here(vcpu);
+	life->clock_counter = now.counter + (here ? 0 : vcpu->clock_offset);
 	life->clock_base[0] = now.realtime;
 	life->clock_base[1] = now.monotonic;
 	life->clock_multiplier = vcpu->clock_multiplier;

@@ -452,7 +452,7 @@ uint64_t dune_exits_total(void)
 	uint64_t total = 0;
 	pthread_mutex_lock(&pool_lock);
 	for (const struct dune_vcpu *vcpu = every; vcpu; vcpu = vcpu->next)
-		total += vcpu->exits;
+		total += vcpu->mirror ? 0 : vcpu->exits;
 	pthread_mutex_unlock(&pool_lock);
 	return total;
 }

@@ -80,6 +80,7 @@ struct dune_vcpu {
  * cannot, and nothing has happened then; save() stores the vector state of the context that ran last in context->vector, which has room for it.
  */
 struct dune_vcpu_local {
+	bool (*here)(const struct dune_vcpu *vcpu); /* whether the calling thread would run contexts so */
 	bool (*run)(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
 	void (*save)(const struct dune_vcpu *vcpu, struct dune_context *context);
 };
@@ -103,7 +104,7 @@ void dune_vcpus_unlock(void);
 /* The virtual CPU with this number; NULL if there is none.  Takes its own lock. */
 struct dune_vcpu *dune_vcpu_numbered(uint32_t number);
 
-/* Exits of all virtual CPUs that reached user space, the probe's included. */
+/* Exits of all virtual CPUs of the machine, not of its mirror, that reached user space, the probe's included. */
 uint64_t dune_exits_total(void);
 
 /* The signal that takes a thread out of KVM_RUN; its handler is installed by the first dune_vcpu_get(). */
