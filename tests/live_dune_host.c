@@ -955,6 +955,61 @@ static void what_is_taken_away_is_gone_for_all_threads(void)
 	CU_ASSERT_EQUAL(seen_address, (uintptr_t)AT);
 }
 
+static void *spin_deaf(void *routine)
+{
+	sigset_t all;
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	return spin(routine);
+}
+
+static void threads_that_block_signals_let_go_too(void)
+{
+	begin();
+	CU_ASSERT_EQUAL(dune_vm_map_pages(pgroot, AT, PAGE, PERM_UTEXT), 0);
+	pthread_t thread;
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, spin_deaf, ring3_count), 0);
+	wait_until_it_runs((uint64_t *)dune_page2pa(dune_vm_lookup_page(pgroot, AT)));
+	CU_ASSERT_EQUAL(dune_vm_unmap(pgroot, AT, PAGE), 0);
+	pthread_join(thread, NULL);
+	CU_ASSERT_EQUAL(spinning_result, -77);
+}
+
+static volatile bool stop;
+
+static void *map_and_unmap(void *unused)
+{
+	while (!stop)
+		if (dune_vm_map_pages(pgroot, AT + 16 * PAGE, 8 * PAGE, PERM_UTEXT) != 0 ||
+		    dune_vm_unmap(pgroot, AT + 16 * PAGE, 8 * PAGE) != 0)
+			return (void *)1;
+	return unused;
+}
+
+static void map_in_child(void)
+{
+	if (dune_enter() != 0 || dune_vm_map_pages(pgroot, AT + 64 * PAGE, 16 * PAGE, PERM_UTEXT) != 0)
+		_exit(1);
+	for (unsigned i = 64; i < 80; i++)
+		if (jump(ring3_write, (uintptr_t)AT + i * PAGE, i) != 1 ||
+		    jump(ring3_read, (uintptr_t)AT + i * PAGE, 0) != (int)i)
+			_exit(2);
+	_exit(42);
+}
+
+static void a_fork_finds_address_spaces_whole(void)
+{
+	begin();
+	pthread_t thread;
+	CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, map_and_unmap, NULL), 0);
+	for (unsigned i = 0; i < 5; i++)
+		CU_ASSERT_EQUAL(child_status(map_in_child), 1042);
+	stop = true;
+	void *failed;
+	pthread_join(thread, &failed);
+	CU_ASSERT_PTR_NULL(failed);
+}
+
 static void run_in_child(void)
 {
 	if (dune_in_guest() || dune_jump_to_user(&(struct dune_tf){ 0 }) != -1 || errno != EPERM)
@@ -1055,6 +1110,9 @@ static const struct harness_test tests[] = {
 	{ "signals with a handler of Dune interrupt ring 3", signals_interrupt_ring_3, HARNESS_FORK },
 	{ "threads run in parallel", threads_run_in_parallel, HARNESS_FORK },
 	{ "what is taken away is gone for all threads", what_is_taken_away_is_gone_for_all_threads, HARNESS_FORK },
+	{ "what is taken away is gone for threads that block signals", threads_that_block_signals_let_go_too,
+	  HARNESS_FORK },
+	{ "a fork finds address spaces whole", a_fork_finds_address_spaces_whole, HARNESS_FORK },
 	{ "the child of a fork enters again", a_child_enters_again, HARNESS_FORK },
 	{ "a handler may fork", a_handler_may_fork, HARNESS_FORK },
 	{ "what happens is counted", what_happens_is_counted, HARNESS_FORK },

@@ -1,6 +1,8 @@
 /* host.c - host placement: entering and leaving, running ring 3, calling handlers. */
 #define _GNU_SOURCE
 #include "host/host.h"
+#include "placement/system_call.h"
+#include "vm/space.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -74,17 +76,20 @@ static void forget_thread(void *argument)
 	free_thread(thread);
 }
 
+/* In the order of dune_host_replace(). */
 static void before_fork(void)
 {
+	dune_space_lock();
 	pthread_mutex_lock(&list_lock);
 }
 
 static void after_fork_in_parent(void)
 {
 	pthread_mutex_unlock(&list_lock);
+	dune_space_unlock();
 }
 
-/* No thread is in Dune mode, and the virtual CPUs are gone.  The calling thread's own record may be in use further up its
+/* The mirror's handler has run.  No thread is in Dune mode, and the virtual CPUs are gone.  The calling thread's own record may be in use further up its
  * stack. */
 static void after_fork_in_child(void)
 {
@@ -271,6 +276,13 @@ static void serve_exception(struct dune_host_thread *self, const struct dune_exi
 		dune_host_raise(self, exit, tf);
 }
 
+/* A kick must reach a thread that blocks all signals as well: others wait for it.  The signal is the library's. */
+static void let_kicks_in(void)
+{
+	uint64_t kick = (uint64_t)1 << (dune_kick_signal() - 1);
+	dune_system_call(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&kick, 0, sizeof kick, 0, 0);
+}
+
 /* Lets ring 3 run until it needs something. */
 static void run(struct dune_host_thread *self, struct dune_host_jump *jump, struct dune_tf *tf, struct dune_exit *exit)
 {
@@ -281,6 +293,7 @@ static void run(struct dune_host_thread *self, struct dune_host_jump *jump, stru
 	}
 	to_registers(&context->regs, tf);
 	context->fs_base = self->user_fs;
+	let_kicks_in();
 	dune_host_use_root(self, context);
 	dune_vcpu_run(self->vcpu, context, exit);
 	self->user_fs = context->fs_base;
