@@ -153,6 +153,11 @@ static void calibrate(void)
 	nanoseconds_per_tick = (double)(measure_now() - from) / (double)(dune_get_ticks() - ticks);
 }
 
+enum dune_placement dune_bench_placement(void)
+{
+	return getenv("DUNE_PLACEMENT") ? dune_get_placement() : DUNE_PLACEMENT_ANY;
+}
+
 void dune_bench_enter(enum dune_placement placement)
 {
 	calibrate();
@@ -334,7 +339,8 @@ static void group_facts(struct measurement *measurement, void *argument)
 	snprintf(facts[RING0].text, sizeof facts->text, "%s", host.ring0_native ? "native" : "interpreted");
 	snprintf(facts[PAGING].text, sizeof facts->text, "%s", host.shadow_paging ? "shadow" : "two-dimensional");
 	snprintf(facts[TAGS].text, sizeof facts->text, "%s", host.pcid ? "yes" : "no");
-	snprintf(facts[RING3_PLACEMENT].text, sizeof facts->text, "%s placement", host.ring0_native ? "guest" : "host");
+	bool guest = host.ring0_native && dune_bench_placement() != DUNE_PLACEMENT_HOST;
+	snprintf(facts[RING3_PLACEMENT].text, sizeof facts->text, "%s placement", guest ? "guest" : "host");
 }
 
 static const int ring0_rungs[] = { GETPID_RING0,     FAULT_MIRRORED,   FAULT_FAR_MIRRORED, FAULT_RING0,
@@ -399,7 +405,7 @@ static void print_counts(struct measurement *measurement, const struct fact *fac
 }
 
 /* The sizes that are aimed at, counted. */
-static void print_sizes(const struct measurement *measurement, bool native)
+static void print_sizes(const struct measurement *measurement, bool guest)
 {
 	static const struct {
 		int rung;
@@ -409,7 +415,7 @@ static void print_sizes(const struct measurement *measurement, bool native)
 	printf("\n");
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
 		const struct result *result = measure_result(measurement, &dune_rungs[sizes[i].rung]);
-		if (native && result->operations)
+		if (guest && result->operations)
 			printf("%-40s %.2f exits (reach: %.0f)\n", dune_rungs[sizes[i].rung].name,
 			       result->counters[COUNT_EXITS] / (double)result->operations, sizes[i].exits);
 	}
@@ -500,7 +506,7 @@ int main(int argc, char **argv)
 		print_counts(&measurement, facts);
 	else
 		measure_print(&measurement, facts, FACTS);
-	print_sizes(&measurement, native);
+	print_sizes(&measurement, strncmp(facts[RING3_PLACEMENT].text, "guest", 5) == 0);
 	if (!native)
 		printf("Not measured: the rows of ring 0 (forwarded getpid, mirrored faults, traps, protection and switches "
 		       "without an exit) need a KVM whose ring 0 is native.\n");

@@ -128,5 +128,7 @@ void group_ring3_walks(struct measurement *measurement, void *argument);
 /* Enters Dune mode and makes its counters, and a clock that works in ring 0, the source of measurements.  Ends the group
  * if that fails. */
 void dune_bench_enter(enum dune_placement placement);
+/* The placement for ring-3 code: any, unless the environment says otherwise. */
+enum dune_placement dune_bench_placement(void);
 
 #endif

@@ -260,7 +260,7 @@ static void *at_page(ptent_t *root, size_t offset)
 
 static void prepare(void)
 {
-	dune_bench_enter(getenv("DUNE_PLACEMENT") ? dune_get_placement() : DUNE_PLACEMENT_ANY);
+	dune_bench_enter(dune_bench_placement());
 	uint8_t *region = mmap(NULL, (size_t)2 * REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (region == MAP_FAILED)
 		measure_fail("no addresses");
