@@ -29,8 +29,8 @@ static struct {
 		uint8_t *code;    /* here; NULL: not there */
 		uint8_t first;
 	} entries[ENTRIES];
-	struct entry *passing; /* it has its first byte, for one step */
-	uint64_t exit_address; /* RIP at the last exit that the caller was told of; an OUT there was counted */
+	struct entry *passing; /* it has its first byte until it is left */
+	uint64_t counted;      /* where the last instruction was begun */
 } steps;
 
 static long control(int vcpu, unsigned long request, void *argument)
@@ -88,7 +88,7 @@ static void install(int vcpu)
 	for (unsigned i = 0; i < ENTRIES; i++)
 		put_halt(&steps.entries[i]);
 	steps.passing = NULL;
-	steps.exit_address = 0;
+	steps.counted = 0;
 	dune_steps_installed = true;
 }
 
@@ -127,32 +127,35 @@ long dune_steps_run(int vcpu, struct kvm_run *run)
 	if (!dune_steps_installed)
 		install(vcpu);
 	bring_in(vcpu, run);
-	bool counted = regs->rip == steps.exit_address;
 	for (;;) {
 		if (!dune_steps_wanted) {
 			debug(vcpu, 0);
 			remove_halts();
 			return control(vcpu, KVM_RUN, NULL);
 		}
-		if (run->s.regs.sregs.ss.dpl == 0 && !counted)
+		/* At the same address again: a repeated string instruction, or a step that was reported before it was made. */
+		if (run->s.regs.sregs.ss.dpl == 0 && regs->rip != steps.counted)
 			steps.instructions++;
-		counted = false;
+		steps.counted = regs->rip;
 		debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP);
 		long result = control(vcpu, KVM_RUN, NULL);
-		if (steps.passing)
+		if (steps.passing && regs->rip != steps.passing->address) {
 			put_halt(steps.passing);
-		steps.passing = NULL;
-		if (result == 0 && run->exit_reason == KVM_EXIT_HLT &&
-		    (steps.passing = entry_at(regs->rip - 1)) != NULL) {
-			put_back(steps.passing);
-			regs->rip--;
-			control(vcpu, KVM_SET_REGS, regs);
-			continue;
+			steps.passing = NULL;
+		}
+		if (result == 0 && run->exit_reason == KVM_EXIT_HLT) {
+			struct entry *entry = entry_at(regs->rip - 1);
+			if (entry) {
+				steps.passing = entry;
+				put_back(entry);
+				regs->rip--;
+				control(vcpu, KVM_SET_REGS, regs);
+				continue;
+			}
 		}
 		if (result == 0 && run->exit_reason == KVM_EXIT_DEBUG)
 			continue;
 		debug(vcpu, 0);
-		steps.exit_address = result == 0 ? regs->rip : 0;
 		return result;
 	}
 }

@@ -12,8 +12,9 @@
 
 /*
  * Runs function(argument) in single steps and stores how many instructions ring 0 began for it: those of the entry code and
- * of handlers count, those of ring 3 and of the host side do not; one that faults and is begun again counts twice.  Some
- * thousand times slower than without.  Errors: EINVAL: the calling thread is not in ring 0.
+ * of handlers count, those of ring 3 and of the host side do not.  One that faults and is begun again counts twice, a
+ * repeated string instruction once.  Some thousand times slower than without.
+ * Errors: EINVAL: the calling thread is not in ring 0.
  */
 int dune_steps_count(void (*function)(void *argument), void *argument, uint64_t *instructions);
 
