@@ -180,6 +180,11 @@ uint64_t live_window(void)
 	return supervisor.machine->window;
 }
 
+bool live_from_ring0(void)
+{
+	return dune_in_guest();
+}
+
 bool live_emulated_amd(void)
 {
 	const char *lane = getenv("TEST_LANE");

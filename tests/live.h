@@ -111,6 +111,8 @@ void *body_spin(void *unused);
 
 uint64_t live_window(void);
 bool live_ring0_native(void);
+/* Whether this thread lives in ring 0 (lane svm-guest), which runs compartments itself: what is an exit elsewhere is none. */
+bool live_from_ring0(void);
 /* Whether the processor is QEMU's emulated AMD one (lane svm), which deviates from the real ones: far and interrupt
  * returns in ring 3 fault under SMAP, there are no alignment checks, INT1 is undefined, and the error code of a refused
  * software interrupt is wrong. */

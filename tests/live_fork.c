@@ -540,7 +540,7 @@ static void compartments_files_are_closed(void)
 	live_init();
 	sc_init(&sc);
 	sc_fd_add(&sc, ends[1], PROT_WRITE);
-	ASSERT_EQUAL(sthread_create(&st, &sc, body_park_then_read, global_key), 0);
+	ASSERT_EQUAL(live_create(&st, &sc, body_park_then_read, global_key), 0);
 	sc_destroy(&sc);
 	sc_fd_add(&sc, more[1], PROT_WRITE);
 
