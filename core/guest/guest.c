@@ -616,6 +616,12 @@ static void load_root(unsigned long cr3)
 		dune_printf("dune: load_cr3(): this thread is not in Dune mode: dune_enter() comes first\n");
 		dune_die();
 	}
+	if (!dune_page_isfrompool(PTE_ADDR(cr3))) { /* KVM would try for ever to find the page-fault handler in it */
+		dune_printf("dune: load_cr3(): 0x%lx is no address space: pass pgroot, or what dune_vm_clone() "
+			    "returned\n",
+			    cr3);
+		dune_die();
+	}
 	if (!machine()->host.pcid)
 		cr3 = PTE_ADDR(cr3);
 	else if (cr3 & CR3_PCID_MASK)
