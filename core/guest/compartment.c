@@ -109,7 +109,7 @@ static void from_fxsave(struct kvm_fpu *to, const uint8_t *image)
 	memcpy(to->xmm, image + 160, sizeof to->xmm);
 }
 
-static void to_fxsave(uint8_t *image, const struct kvm_fpu *from)
+void dune_to_fxsave(uint8_t *image, const struct kvm_fpu *from)
 {
 	memset(image, 0, 512);
 	memcpy(image, &from->fcw, 2);
@@ -143,7 +143,7 @@ static int load_image(struct dune_vcpu *vcpu, struct dune_context *context)
 	if (vcpu->tenant == context->tenant && dune_vcpu_save(vcpu, context) != 0) /* KVM has it */
 		return -1;
 	if (context->saved && !vcpu->machine->vector_size)
-		to_fxsave(vcpu->local_image, context->vector);
+		dune_to_fxsave(vcpu->local_image, context->vector);
 	else if (context->saved)
 		memcpy(vcpu->local_image, context->vector, size);
 	else if (vcpu->local_tenant != context->tenant)

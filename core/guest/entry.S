@@ -197,18 +197,48 @@ run_handler:
 3:	fxrstor64 (%rsp)
 4:	movq	%rbp, %rsp
 
-/* Goes on at a trap frame.  Entry: RSP -> struct dune_tf; RBX = processor; interrupts off. */
+/*
+ * Goes on at a trap frame.  Entry: RSP -> struct dune_tf; RBX = processor; interrupts off.
+ * Frames may come from handlers and from the process: of CS only the ring counts, of RFLAGS what that ring may choose.
+ */
 restore:
 	testb	$3, TF_CS(%rsp)
 	jz	1f
+	movq	TF_RIP(%rsp), %rax
+	shrq	$47, %rax
+	jnz	not_an_address
 	bases_of_ring3
+	movq	$SELECTOR_USER_CODE, TF_CS(%rsp)
+	movq	$SELECTOR_USER_DATA, TF_SS(%rsp)
 	andl	$~FLAGS_IOPL, TF_RFLAGS(%rsp)
 	orl	$FLAGS_INTERRUPTS, TF_RFLAGS(%rsp)
 	jmp	2f
-1:	orl	$FLAGS_IOPL, TF_RFLAGS(%rsp)
+1:	movq	$SELECTOR_KERNEL_CODE, TF_CS(%rsp)
+	movq	$SELECTOR_KERNEL_DATA, TF_SS(%rsp)
+	orl	$FLAGS_IOPL, TF_RFLAGS(%rsp)
 2:	pop_registers
 	addq	$8, %rsp
 	iretq
+
+/*
+ * Ring 3 would go on where no address is, after SYSCALL at the end of its memory, say: IRETQ would fault in ring 0, with the
+ * bases of ring 3.  The fault is ring 3's, so its handler gets it.  Entry: as restore; bases of ring 0.
+ */
+not_an_address:
+	movq	PROCESSOR_KERNEL_RSP(%rbx), %rdi
+	testq	%rdi, %rdi
+	cmovzq	%rsp, %rdi
+	andq	$-16, %rdi
+	subq	$FRAME_SIZE, %rdi
+	movq	%rdi, %rdx
+	movq	%rsp, %rsi
+	movl	$TF_SIZE / 8, %ecx
+	rep movsq
+	movq	%rdx, %rsp
+	movq	$0, TF_ERR(%rsp)
+	movq	$VECTOR_GENERAL_PROTECTION, FRAME_VECTOR(%rsp)
+	movq	$0, FRAME_ADDRESS(%rsp)
+	jmp	run_handler
 
 /* void (struct dune_tf *, struct dune_guest_processor *): goes on there.  Ring 0. */
 code_symbol dune_guest_restore
@@ -232,21 +262,23 @@ code_symbol dune_guest_enter_user
 	subq	$8, %rsp
 	stmxcsr	(%rsp)
 	fnstcw	4(%rsp)
-	cli
 	movq	%rsi, %rbx
-	pushq	PROCESSOR_KERNEL_RSP(%rbx)
-	movq	%rsp, PROCESSOR_KERNEL_RSP(%rbx)
-	movl	$MSR_NUMBER_FS_BASE, %ecx
-	rdmsr
-	movl	%eax, PROCESSOR_KERNEL_FS(%rbx)
-	movl	%edx, PROCESSOR_KERNEL_FS + 4(%rbx)
+	pushq	$0
 	subq	$TF_SIZE, %rsp		/* a copy, so that the caller's frame stays as it is */
 	movq	%rdi, %rsi
 	movq	%rsp, %rdi
 	movl	$TF_SIZE / 8, %ecx
-	rep movsq
+	rep movsq			/* a fault here is the caller's: nothing has changed yet */
+	cli
+	movq	PROCESSOR_KERNEL_RSP(%rbx), %rax
+	movq	%rax, TF_SIZE(%rsp)
+	leaq	TF_SIZE(%rsp), %rax
+	movq	%rax, PROCESSOR_KERNEL_RSP(%rbx)
+	movl	$MSR_NUMBER_FS_BASE, %ecx
+	rdmsr
+	movl	%eax, PROCESSOR_KERNEL_FS(%rbx)
+	movl	%edx, PROCESSOR_KERNEL_FS + 4(%rbx)
 	movq	$SELECTOR_USER_CODE, TF_CS(%rsp)
-	movq	$SELECTOR_USER_DATA, TF_SS(%rsp)
 	jmp	restore
 
 /* noreturn (int result, struct dune_guest_processor *): the innermost dune_guest_enter_user returns result. */

@@ -29,7 +29,7 @@ static bool succeeded(uint64_t answer)
 	return answer < (uint64_t)-4095;
 }
 
-static uint64_t forward(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
+uint64_t dune_guest_make_plain_call(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
 {
 	static const int never = 0;
 	const int *pending = thread->interruptible ? &thread->signal.number : &never;
@@ -55,7 +55,7 @@ static void forget(uint64_t begin, uint64_t length, bool gone)
 static uint64_t make_brk(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
 {
 	uint64_t before = dune_system_call(SYS_brk, 0, 0, 0, 0, 0, 0);
-	uint64_t answer = forward(thread, call, interrupted);
+	uint64_t answer = dune_guest_make_plain_call(thread, call, interrupted);
 	if (!*interrupted && answer < before)
 		forget(answer, before - answer, true);
 	return answer;
@@ -121,17 +121,37 @@ static bool read_clone(const struct kvm_regs *call, uint64_t *flags, uint64_t *s
 	return true;
 }
 
-/* What the child goes on with: its control words, or all of it if it has a copy of the buffer (Intel SDM vol. 1, 10.5.1). */
-static void take_vector_state(struct dune_guest_thread *thread, struct dune_guest_child *child)
+/*
+ * The vector state that a child begins with.  It is taken now; a thread that runs beside its parent, which may make another
+ * one, only takes the control words, as new threads of C do.
+ */
+static void take_vector_state(struct dune_guest_thread *thread, struct dune_guest_child *child, bool beside)
 {
-	int request = thread->vcpu->machine->has_xsave2_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
-	const uint8_t *image = thread->vector;
-	child->control = 0x37f;
+	const struct dune_machine *machine = thread->vcpu->machine;
+	const uint64_t tiles = (uint64_t)3 << 17; /* AMX: KVM's image may not have them */
+	uint16_t control = 0x37f;
+	uint8_t *image = thread->vector;
+	child->components = 0;
+	if (image && machine->host.xsave) {
+		int get = machine->has_xsave2_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+		if (dune_system_call(SYS_ioctl, thread->vcpu->fd, get, (long)image, 0, 0, 0) != 0)
+			image = NULL;
+		child->components = machine->host.vector_components & ~tiles;
+	} else {
+		struct kvm_fpu fpu;
+		image = thread->fxsave;
+		if (dune_system_call(SYS_ioctl, thread->vcpu->fd, KVM_GET_FPU, (long)&fpu, 0, 0, 0) != 0)
+			image = NULL;
+		else
+			dune_to_fxsave(image, &fpu);
+	}
 	child->mxcsr = 0x1f80;
-	if (image && dune_system_call(SYS_ioctl, thread->vcpu->fd, request, (long)image, 0, 0, 0) == 0) {
-		memcpy(&child->control, image, sizeof child->control);
+	if (image) { /* Intel SDM vol. 1, 10.5.1 */
+		memcpy(&control, image, sizeof control);
 		memcpy(&child->mxcsr, image + 24, sizeof child->mxcsr);
 	}
+	child->control = control;
+	child->vector = beside ? NULL : image;
 }
 
 /*
@@ -141,21 +161,21 @@ static void take_vector_state(struct dune_guest_thread *thread, struct dune_gues
 static uint64_t clone_for(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
 {
 	const struct kvm_sregs *sregs = &thread->vcpu->run->s.regs.sregs;
-	uint64_t flags, stack, mask, all = ~(uint64_t)0;
+	uint64_t flags, stack;
 	if (!read_clone(call, &flags, &stack))
 		return -EFAULT;
 	struct dune_guest_child on_host_stack, *child = &on_host_stack;
 	const uint64_t below_stack = (stack - 1024) & -(uint64_t)16;
-	bool process = !(flags & CLONE_VM);
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, MASK_SIZE, 0, 0);
+	const bool process = !(flags & CLONE_VM), beside = flags & CLONE_VM && stack && !(flags & CLONE_VFORK);
+	const uint64_t mask = dune_guest_block_signals();
 	if (thread->signal.number && thread->interruptible) {
-		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
+		dune_guest_unblock_signals(mask);
 		*interrupted = true;
 		return 0;
 	}
 	if (flags & CLONE_VM && stack) { /* the parent may not wait: what the child needs lies on its own stack */
 		if (!writable(below_stack)) {
-			dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
+			dune_guest_unblock_signals(mask);
 			return -EFAULT;
 		}
 		child = (struct dune_guest_child *)below_stack;
@@ -173,40 +193,35 @@ static uint64_t clone_for(struct dune_guest_thread *thread, const struct kvm_reg
 	child->mask = thread->signal.number ? thread->signal.mask : mask;
 	child->fs_base = process ? sregs->fs.base : 0;
 	child->gs_base = process ? sregs->gs.base : 0;
-	take_vector_state(thread, child);
-	if (process) /* its copy of the address spaces is whole */
+	take_vector_state(thread, child, beside);
+	if (process) { /* its copies of address spaces and dispositions are whole */
+		dune_guest_lock_signals();
 		dune_space_lock();
+	}
 	uint64_t answer = dune_guest_clone(call, child);
-	if (process)
+	if (process) {
 		dune_space_unlock();
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
+		dune_guest_unlock_signals(mask);
+	}
+	dune_guest_unblock_signals(mask);
 	return answer;
 }
 
-/* The child, in host mode, on its scratch stack.  Vector registers are set last. */
+/* The child, in host mode, on its scratch stack.  Vector registers are set afterwards. */
 void dune_guest_child_begin(struct dune_guest_child *child)
 {
 	struct dune_guest_thread *thread = child->thread;
-	__asm__ volatile("fninit; ldmxcsr %0; fldcw %1" ::"m"(child->mxcsr), "m"(child->control));
-	if (!thread) {
-		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&child->mask, 0, MASK_SIZE, 0, 0);
-		return;
+	if (thread) {
+		atomic_store(&thread->entered, false);
+		thread->signal.number = 0;
+		dune_space_after_fork();
+		dune_guest_after_fork();
+		dune_guest_signals_forget();
+		dune_system_call(SYS_arch_prctl, ARCH_SET_FS, (long)child->fs_base, 0, 0, 0, 0);
+		dune_system_call(SYS_arch_prctl, ARCH_SET_GS, (long)child->gs_base, 0, 0, 0, 0);
+		dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
 	}
-	const struct dune_machine *machine = thread->vcpu->machine;
-	const uint64_t tiles = (uint64_t)3 << 17, components = machine->host.vector_components & ~tiles;
-	bool xsave = machine->host.xsave;
-	void *vector = thread->vector;
-	atomic_store(&thread->entered, false);
-	dune_space_after_fork();
-	dune_guest_after_fork();
-	dune_system_call(SYS_arch_prctl, ARCH_SET_FS, (long)child->fs_base, 0, 0, 0, 0);
-	dune_system_call(SYS_arch_prctl, ARCH_SET_GS, (long)child->gs_base, 0, 0, 0, 0);
-	dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&child->mask, 0, MASK_SIZE, 0, 0);
-	if (vector && xsave)
-		__asm__ volatile("xrstor64 (%0)" ::"r"(vector), "a"((uint32_t)components), "d"(components >> 32));
-	else if (vector)
-		__asm__ volatile("fxrstor64 (%0)" ::"r"(vector));
+	dune_guest_unblock_signals(child->mask);
 }
 
 /* ---- the rest -------------------------------------------------------------------------------------- */
@@ -235,30 +250,19 @@ static uint64_t make_arch_prctl(struct dune_guest_thread *thread, const struct k
 		run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
 		return 0;
 	}
-	return forward(thread, call, interrupted);
+	return dune_guest_make_plain_call(thread, call, interrupted);
 }
 
-/* The signal that takes a thread out of the guest stays open whatever the process blocks. */
-static uint64_t make_sigprocmask(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted)
-{
-	const uint64_t kick = (uint64_t)1 << (dune_guest_kick_signal() - 1);
-	uint64_t answer = forward(thread, call, interrupted);
-	if (!*interrupted && answer == 0 && call->rsi && call->rdi != SIG_UNBLOCK)
-		dune_system_call(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&kick, 0, MASK_SIZE, 0, 0);
-	return answer;
-}
-
-/* A signal that came before is handled first: it may have been sent to the process. */
+/* What was noted for the process must not be lost with the thread: its handler runs first. */
 static void end_thread(struct dune_guest_thread *thread, uint64_t status, bool *interrupted)
 {
-	uint64_t mask, all = ~(uint64_t)0;
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&mask, MASK_SIZE, 0, 0);
+	dune_guest_block_signals();
 	if (thread->signal.number && thread->interruptible) {
-		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, MASK_SIZE, 0, 0);
 		*interrupted = true;
 		return;
 	}
 	atomic_store(&thread->entered, false);
+	dune_guest_signals_end();
 	dune_guest_exit_thread(status, &thread->in_use);
 }
 
@@ -274,12 +278,12 @@ static uint64_t answer_call(struct dune_guest_thread *thread, const struct kvm_r
 	case SYS_fork:
 	case SYS_vfork:
 		return clone_for(thread, call, interrupted);
-	case SYS_rt_sigprocmask:
-		return make_sigprocmask(thread, call, interrupted);
 	case SYS_rt_sigaction:
 		return dune_guest_sigaction(call);
 	case SYS_sigaltstack:
 		return dune_guest_sigaltstack(thread, call);
+	case SYS_rt_sigprocmask:
+		return dune_guest_sigprocmask(thread, call, interrupted);
 	case SYS_rt_sigreturn: /* handlers return to ring 0, never by this */
 		return -ENOSYS;
 	case SYS_arch_prctl:
@@ -294,12 +298,12 @@ static uint64_t answer_call(struct dune_guest_thread *thread, const struct kvm_r
 	case SYS_shmat:
 	case SYS_shmdt:
 	case SYS_remap_file_pages:
-		answer = forward(thread, call, interrupted);
+		answer = dune_guest_make_plain_call(thread, call, interrupted);
 		if (!*interrupted && succeeded(answer))
 			forget_changed(call, answer);
 		return answer;
 	default:
-		return forward(thread, call, interrupted);
+		return dune_guest_make_plain_call(thread, call, interrupted);
 	}
 }
 
@@ -309,6 +313,7 @@ void dune_guest_make_call(struct dune_guest_thread *thread, struct kvm_regs *reg
 	const struct kvm_regs call = *registers;
 	thread->counters.system_calls++;
 	thread->interruptible = call.r11 & FLAGS_INTERRUPTS;
+	dune_guest_note_mask(thread, &call);
 	uint64_t answer = answer_call(thread, &call, &interrupted);
 	registers->rip = call.rcx;
 	registers->rflags = call.r11;

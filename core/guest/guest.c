@@ -37,7 +37,12 @@ _Static_assert(offsetof(struct dune_guest_frame, vector) == FRAME_VECTOR &&
 		       offsetof(struct dune_guest_frame, address) == FRAME_ADDRESS &&
 		       sizeof(struct dune_guest_frame) == FRAME_SIZE,
 	       "entry.S");
-_Static_assert(offsetof(struct dune_guest_child, scratch) == CHILD_SCRATCH, "switch.S");
+_Static_assert(offsetof(struct dune_guest_child, scratch) == CHILD_SCRATCH &&
+		       offsetof(struct dune_guest_child, vector) == CHILD_VECTOR &&
+		       offsetof(struct dune_guest_child, components) == CHILD_COMPONENTS &&
+		       offsetof(struct dune_guest_child, mxcsr) == CHILD_MXCSR &&
+		       offsetof(struct dune_guest_child, control) == CHILD_CONTROL,
+	       "switch.S");
 _Static_assert(offsetof(struct kvm_regs, rbx) == REGS_RBX && offsetof(struct kvm_regs, rsp) == REGS_RSP &&
 		       offsetof(struct kvm_regs, r8) == REGS_R8 && offsetof(struct kvm_regs, rip) == REGS_RIP &&
 		       offsetof(struct kvm_regs, rflags) == REGS_RFLAGS,
@@ -170,6 +175,21 @@ static int lay_out_processor(struct dune_guest_thread *thread)
 	return 0;
 }
 
+/* Bytes of XSAVE's image of these components (Intel SDM vol. 1, 13.4), and 64 for what deliver.c adds. */
+static uint64_t vector_size(uint64_t components)
+{
+	uint64_t end = 512 + 64;
+	for (unsigned i = 2; i < 63; i++) {
+		unsigned size, offset, ecx, edx;
+		if (!(components >> i & 1))
+			continue;
+		__cpuid_count(0xd, i, size, offset, ecx, edx);
+		if (offset + size > end)
+			end = offset + size;
+	}
+	return ((end + 63) & ~(uint64_t)63) + 64;
+}
+
 /* Its contents at the beginning of a thread's stay. */
 static void start_processor(struct dune_guest_thread *thread, uint64_t fs_base)
 {
@@ -183,16 +203,14 @@ static void start_processor(struct dune_guest_thread *thread, uint64_t fs_base)
 	processor->kernel_fs = fs_base;
 	processor->user_fs = 0;
 	processor->trap = (uint64_t)dune_guest_trap;
-	processor->dispatch = (uint64_t)dune_guest_dispatch;
+	processor->dispatch = (uint64_t)dune_guest_call_dispatch;
 	processor->run_handler = dune_guest_in_window(dune_guest_run_handler);
 	processor->vector_mask = 0;
 	processor->vector_size = 512; /* FXSAVE */
 	if (host->xsave) {
 		const uint64_t tiles = (uint64_t)3 << 17; /* AMX: handlers do not use it by themselves */
-		unsigned eax, ebx, ecx, edx;
-		__cpuid_count(0xd, 0, eax, ebx, ecx, edx);
 		processor->vector_mask = host->vector_components & ~tiles;
-		processor->vector_size = (ecx + 63) & ~63u;
+		processor->vector_size = vector_size(processor->vector_mask);
 	}
 	processor->thread = thread;
 	processor->window = machine()->window;
@@ -267,18 +285,21 @@ int dune_guest_kick_signal(void)
 	return dune_kick_signal() - 1;
 }
 
-void dune_guest_block_signals(uint64_t *old)
-{
-	const uint64_t mask = ~((uint64_t)1 << (dune_guest_kick_signal() - 1));
-	dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, (long)old, sizeof mask, 0, 0);
-}
-
 static void on_kick(int number)
 {
 	(void)number;
 	struct dune_guest_thread *self = dune_guest_self;
 	if (self && atomic_load_explicit(&self->running, memory_order_relaxed))
 		self->vcpu->run->immediate_exit = 1;
+}
+
+/* take_kicks() in loop.c says why the counts. */
+static void kick(struct dune_guest_thread *thread)
+{
+	atomic_fetch_add(&thread->kicks, 1);
+	if (atomic_load(&thread->running))
+		dune_system_call(SYS_tgkill, thread->process, thread->id, dune_guest_kick_signal(), 0, 0, 0);
+	atomic_fetch_add(&thread->kicks_sent, 1);
 }
 
 static void shoot_down_one(struct dune_guest_thread *thread, void *argument)
@@ -288,7 +309,7 @@ static void shoot_down_one(struct dune_guest_thread *thread, void *argument)
 		return;
 	for (unsigned tries = 0; atomic_load(&thread->running) && atomic_load(&thread->flushed) < wanted; tries++)
 		if (tries % 4096 == 0)
-			dune_system_call(SYS_tgkill, thread->process, thread->id, dune_guest_kick_signal(), 0, 0, 0);
+			kick(thread);
 		else if (tries % 64 == 0)
 			dune_system_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 		else
@@ -452,6 +473,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
 	dune_guest_after_fork();
+	dune_guest_signals_forget();
 	after_fork_in_parent();
 }
 
@@ -494,7 +516,6 @@ static int begin_process(void)
 static int enter(void)
 {
 	uint64_t fs_base = 0, gs_base = 0;
-	const stack_t none = { .ss_flags = SS_DISABLE };
 	pthread_mutex_lock(&beginning);
 	int begun = begin_process();
 	pthread_mutex_unlock(&beginning);
@@ -517,15 +538,12 @@ static int enter(void)
 		atomic_store(&thread->in_use, 0);
 		return -1;
 	}
-	sigset_t kick;
-	sigemptyset(&kick);
-	sigaddset(&kick, dune_guest_kick_signal());
-	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	uint64_t mask = dune_guest_block_signals();
 	dune_guest_self = thread;
 	atomic_store(&thread->on_host, true);
-	thread->alternate = none; /* if this is a handler that runs on the alternate stack, there is none here */
-	syscall(SYS_sigaltstack, &none, &thread->alternate);
+	dune_guest_take_alternate(thread);
 	atomic_store(&thread->entered, true);
+	dune_guest_unblock_signals(mask); /* what comes from here on waits for the guest */
 	return dune_guest_enter(thread, thread->host_stack, dune_guest_loop);
 }
 

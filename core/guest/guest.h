@@ -7,7 +7,8 @@
  *   switch.S   the way between host mode and guest
  *   loop.c     host side: runs a thread's virtual CPU and answers it
  *   forward.c  host side: system calls
- *   signals.c  both sides: how a Linux signal reaches a thread in the guest
+ *   signals.c  host side: how a Linux signal reaches a thread in the guest
+ *   deliver.c  ring 0: calls the process's handler for it
  *   compartment.[Sc]  ring 0: runs compartments of libsthread
  *   guest.c    entering and leaving, what dune.h promises
  *
@@ -55,7 +56,8 @@ struct dune_guest_signal {
 	unsigned vector;
 	uint64_t address; /* CR2 */
 	siginfo_t info;
-	uint64_t mask; /* of the thread when it came */
+	uint64_t mask;   /* of the thread when it came, and after the handler */
+	uint64_t during; /* the same, but that of a call that came with a mask of its own: the handler's adds to it */
 };
 
 /* What a new thread or process needs before it goes on at regs.rip, in host mode. */
@@ -65,8 +67,9 @@ struct dune_guest_child {
 	uint64_t mask;                    /* of signals */
 	struct dune_guest_thread *thread; /* its parent's, if it is a process of its own with a copy of it */
 	uint64_t fs_base, gs_base;        /* if it has its parent's, else 0 */
-	uint32_t mxcsr;
-	uint16_t control; /* of the x87 unit */
+	const void *vector;               /* its vector state as XSAVE or, with no components, FXSAVE has it; NULL: */
+	uint64_t components;
+	uint32_t mxcsr, control; /* only these: MXCSR and the x87 control word, which threads inherit */
 };
 
 enum {
@@ -85,8 +88,13 @@ struct dune_guest_thread {
 	pid_t process, id;
 	_Atomic int in_use;
 	struct dune_guest_signal signal; /* pending */
-	bool raised;                     /* it has been, as an interrupt */
+	bool raised;                     /* an interrupt for it has been, and was not taken yet */
 	bool interruptible;              /* the guest takes interrupts, so a signal keeps it from making a call */
+	bool call_has_mask;              /* the call that is being made has a mask of signals, */
+	uint64_t call_mask;              /* this one */
+	_Atomic unsigned kicks;          /* about to be sent, see dune_guest_shoot_down() */
+	_Atomic unsigned kicks_sent;     /* of these */
+	unsigned kicks_taken;            /* none of these is on its way any more */
 	_Atomic uint64_t flushed;        /* of dune_guest_flushes */
 	uint64_t fault_address,
 		fault_count,        /* KVM could not reach memory: where it was tried last, how often in a row, */
@@ -96,6 +104,7 @@ struct dune_guest_thread {
 	struct dune_vcpu *prepared; /* whose area holds this thread's GDT (compartment.c) */
 	struct dune_vcpu *_Atomic compartment; /* the libsthread's virtual CPU whose compartment it runs, or NULL */
 	struct dune_counters counters;
+	uint8_t fxsave[512] __attribute__((aligned(16)));
 	struct dune_guest_thread *next; /* of all */
 };
 
@@ -106,8 +115,6 @@ extern _Atomic uint64_t dune_guest_flushes;
 /* The signal that takes a thread's guest out of KVM_RUN, for nothing else.  Threads in the guest never block it: whoever takes
  * rights away waits for them. */
 int dune_guest_kick_signal(void);
-/* Blocks all signals but that one, and stores the former mask unless old is NULL. */
-void dune_guest_block_signals(uint64_t *old);
 /* In the child of a fork, in host mode: forgets the threads of the parent. */
 void dune_guest_after_fork(void);
 /* Host side: lets everything follow the process anew that may have changed without our knowledge. */
@@ -134,6 +141,7 @@ void dune_guest_child_begin(struct dune_guest_child *child);
 void dune_guest_exit_thread(uint64_t status, _Atomic int *in_use) __attribute__((noreturn));
 int dune_guest_copy_frame(void *to, const void *from, size_t words);
 void dune_guest_on_stack(void (*function)(void *), void *argument, void *stack);
+void dune_guest_call_dispatch(struct dune_guest_frame *frame, void *vector_state);
 extern const uint8_t dune_guest_forward_begin[], dune_guest_forward_call[], dune_guest_forward_end[],
 	dune_guest_forward_interrupted[], dune_guest_copy_frame_end[], dune_guest_copy_failed[];
 
@@ -160,21 +168,51 @@ extern const uint8_t dune_local_begin[], dune_local_enter[];
 /* Ring 0, for dune_vcpu_run(): runs the context here if that is possible, else returns false. */
 bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
 extern const struct dune_vcpu_local dune_guest_local;
+/* KVM's form of FXSAVE's image into that image. */
+void dune_to_fxsave(uint8_t *image, const struct kvm_fpu *from);
 
 /* ---- signals.c ---- */
 
-/* Host mode: lets the signals of the process reach threads in the guest. */
+/* Signals that libdune uses for itself: never blocked, and what the process sets for them has no effect. */
+uint64_t dune_guest_reserved_signals(void);
+/* Block all others; return what was blocked.  Unblock: the other way round.  Host mode and host side. */
+uint64_t dune_guest_block_signals(void);
+void dune_guest_unblock_signals(uint64_t mask);
+/* Around a change of dispositions, and around a fork, which copies them.  Signals are blocked meanwhile. */
+uint64_t dune_guest_lock_signals(void);
+void dune_guest_unlock_signals(uint64_t mask);
+/* A thread is about to be in the guest: the signals of the process reach it there.  Host mode. */
 int dune_guest_signals_begin(void);
+/* It is not any more.  After the last one the kernel has the process's own dispositions again.  Host mode and host side. */
+void dune_guest_signals_end(void);
+/* The child of a fork, which has no thread in the guest. */
+void dune_guest_signals_forget(void);
+/* Host mode and host side: the handler of Dune for a signal, or the process's, has changed. */
+void dune_guest_signal_changed(int number);
+/* Signals whose handler is to run on the alternate stack. */
+extern _Atomic uint64_t dune_guest_on_alternate_stack;
+/* The signal for an exception; 0: none. */
+extern const uint8_t dune_guest_signal_of[32];
 /* Ring 0: runs the process's handler for the thread's pending signal, if any, as if it had interrupted tf. */
 void dune_guest_deliver(struct dune_tf *tf, void *vector_state);
 /* Ring 0: sends a signal for what an instruction did. */
 void dune_guest_deliver_fault(struct dune_tf *tf, void *vector_state, unsigned vector, uint64_t address);
-/* Host side of rt_sigaction(2) and sigaltstack(2): the kernel's answer. */
+/* Host side of rt_sigaction(2), sigaltstack(2), rt_sigprocmask(2): the kernel's answer. */
 uint64_t dune_guest_sigaction(const struct kvm_regs *call);
 uint64_t dune_guest_sigaltstack(struct dune_guest_thread *thread, const struct kvm_regs *call);
+uint64_t dune_guest_sigprocmask(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted);
+/* Host side, before a call is made: notes the mask that it is made with, if it has one of its own. */
+void dune_guest_note_mask(struct dune_guest_thread *thread, const struct kvm_regs *call);
+/* Takes the alternate stack of signals from the kernel: there the host side's signals must not use it. */
+void dune_guest_take_alternate(struct dune_guest_thread *thread);
 /* Host side: the process dies of the signal with the guest's registers, which a core dump shows. */
 void dune_guest_die(struct dune_guest_thread *thread, const struct kvm_regs *registers, int number,
 		    const siginfo_t *info) __attribute__((noreturn));
+/* Host side: what the kernel does with a signal that has no handler.  Returns if the guest goes on. */
+void dune_guest_default_action(struct dune_guest_thread *thread, const struct kvm_regs *registers,
+			       const struct dune_guest_signal *signal);
+/* Host side: a signal that came too late for the guest comes once more, and the mask holds, or the one that it found. */
+void dune_guest_send_again(struct dune_guest_thread *thread, uint64_t mask);
 
 /* ---- loop.c ---- */
 
@@ -185,6 +223,8 @@ void dune_guest_loop(struct dune_guest_thread *thread, uint64_t stack) __attribu
 
 /* Makes the system call of registers, and sets them to where the guest goes on. */
 void dune_guest_make_call(struct dune_guest_thread *thread, struct kvm_regs *registers);
+/* Makes one as it is; *interrupted: it was not made, because a signal waits. */
+uint64_t dune_guest_make_plain_call(struct dune_guest_thread *thread, const struct kvm_regs *call, bool *interrupted);
 
 /* Ring 0: asks the host side (layout.h). */
 static inline long dune_guest_ask(long number, uint64_t a, uint64_t b, uint64_t c)

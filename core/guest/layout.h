@@ -18,6 +18,7 @@
 #define GUEST_VECTORS 256
 #define GUEST_STUB_SIZE 16
 #define GUEST_VECTOR_EVENT 240       /* the host side has something for this thread */
+#define VECTOR_GENERAL_PROTECTION 13
 #define GUEST_VECTOR_SYSTEM_CALL 256 /* not the processor's: how the dispatcher knows */
 
 /* struct dune_guest_processor */
@@ -89,6 +90,10 @@
 
 /* struct dune_guest_child: registers, then */
 #define CHILD_SCRATCH 144
+#define CHILD_VECTOR 184
+#define CHILD_COMPONENTS 192
+#define CHILD_MXCSR 200
+#define CHILD_CONTROL 204
 
 /* struct dune_guest_start: what lies on the stack when a thread changes between host mode and guest */
 #define START_MXCSR 0
@@ -100,7 +105,8 @@
 #define GUEST_CALL_NESTED 2 /* RDI = trap frame of a fault inside the entry code; comes back when it can go on there */
 #define GUEST_CALL_DIE 3    /* RDI = trap frame, RSI = vector, RDX = address: report, and end the process */
 #define GUEST_CALL_LEAVE 4  /* RDI = stack pointer */
-#define GUEST_CALL_SIGNAL 5 /* RDI = trap frame, RSI = struct dune_guest_signal: the process dies of it */
+#define GUEST_CALL_SIGNAL 5 /* RDI = trap frame, RSI = struct dune_guest_signal: its default action */
+#define GUEST_CALL_INSTALL 6 /* RDI = number of a signal whose handler has changed */
 
 /*
  * Compartments run from ring 0 (compartment.S).  Their code and IDT lie in the GiB of the window that compartments have too;

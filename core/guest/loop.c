@@ -162,23 +162,20 @@ static void answer_signal(struct dune_guest_thread *thread, const struct kvm_reg
 	const struct kvm_regs interrupted = registers_of(tf);
 	if (signal->fault)
 		dune_report_fatal("nothing handles an exception", signal->vector, tf, signal->address);
-	dune_guest_die(thread, &interrupted, signal->number, &signal->info);
+	dune_guest_default_action(thread, &interrupted, signal);
 }
 
 static void __attribute__((noreturn)) answer_leave(struct dune_guest_thread *thread, uint64_t stack)
 {
+	uint64_t mask = dune_guest_block_signals();
 	atomic_store(&thread->entered, false);
 	atomic_store(&thread->running, false);
 	const struct kvm_sregs *sregs = &thread->vcpu->run->s.regs.sregs;
 	dune_system_call(SYS_arch_prctl, ARCH_SET_FS, (long)sregs->fs.base, 0, 0, 0, 0);
 	dune_system_call(SYS_arch_prctl, ARCH_SET_GS, (long)sregs->gs.base, 0, 0, 0, 0);
 	dune_system_call(SYS_sigaltstack, (long)&thread->alternate, 0, 0, 0, 0, 0);
-	if (thread->signal.number) { /* came too late for the guest: once more */
-		dune_system_call(SYS_rt_tgsigqueueinfo, thread->process, thread->id, thread->signal.number,
-				 (long)&thread->signal.info, 0, 0);
-		dune_system_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&thread->signal.mask, 0, 8, 0, 0);
-		thread->signal.number = 0;
-	}
+	dune_guest_signals_end();
+	dune_guest_send_again(thread, mask);
 	dune_guest_left(stack);
 }
 
@@ -201,6 +198,9 @@ static void answer(struct dune_guest_thread *thread)
 		break;
 	case GUEST_CALL_SIGNAL:
 		answer_signal(thread, &asked);
+		break;
+	case GUEST_CALL_INSTALL:
+		dune_guest_signal_changed((int)asked.rdi);
 		break;
 	case GUEST_CALL_LEAVE:
 		answer_leave(thread, asked.rdi);
@@ -246,10 +246,9 @@ static void memory_gone(struct dune_guest_thread *thread)
 		die_here(thread, "memory that the page tables name is gone");
 	if (thread->signal.number) /* that one comes first, then this instruction again */
 		return;
-	uint64_t mask;
-	dune_guest_block_signals(&mask);
+	uint64_t mask = dune_guest_block_signals();
 	if (!thread->signal.number) {
-		thread->signal.mask = mask;
+		thread->signal.mask = thread->signal.during = mask;
 		thread->signal.info = (siginfo_t){ .si_signo = SIGBUS, .si_code = BUS_ADRERR };
 		thread->signal.info.si_addr = (void *)address;
 		thread->signal.fault = true;
@@ -300,6 +299,23 @@ static void raise_event(struct dune_guest_thread *thread, bool ready)
 	thread->raised = true;
 }
 
+/*
+ * A kick may have been on its way when the guest came out: it is taken here, and not by a system call of the guest, which
+ * would fail with EINTR for no reason that the process knows of.
+ */
+static void take_kicks(struct dune_guest_thread *thread)
+{
+	unsigned kicks;
+	while ((kicks = atomic_load(&thread->kicks)) != thread->kicks_taken) {
+		while (atomic_load(&thread->kicks_sent) != kicks && atomic_load(&thread->kicks) == kicks)
+			dune_system_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+		if (atomic_load(&thread->kicks) != kicks)
+			continue;
+		dune_system_call(SYS_gettid, 0, 0, 0, 0, 0, 0); /* the kernel delivers on the way back from it */
+		thread->kicks_taken = kicks;
+	}
+}
+
 /* One KVM_RUN.  Returns 0 or a negative errno. */
 static long run_guest(struct dune_guest_thread *thread, bool ready)
 {
@@ -313,6 +329,7 @@ static long run_guest(struct dune_guest_thread *thread, bool ready)
 	long result = dune_steps_run(vcpu->fd, vcpu->run);
 	atomic_store(&thread->on_host, true);
 	atomic_store(&thread->running, false);
+	take_kicks(thread);
 	vcpu->exits++;
 	vcpu->run->kvm_dirty_regs = 0;
 	return result;

@@ -140,7 +140,21 @@ code_symbol dune_guest_clone
 	andq	$-16, %rsp
 	movq	%rbx, %rdi
 	callq	dune_guest_child_begin
-	movq	%rbx, %rdi
+	movq	CHILD_VECTOR(%rbx), %rcx
+	movl	CHILD_COMPONENTS(%rbx), %eax
+	movl	CHILD_COMPONENTS + 4(%rbx), %edx
+	testq	%rcx, %rcx
+	jz	3f
+	testl	%eax, %eax
+	jz	2f
+	xrstor64 (%rcx)
+	jmp	4f
+2:	fxrstor64 (%rcx)
+	jmp	4f
+3:	fninit
+	ldmxcsr	CHILD_MXCSR(%rbx)
+	fldcw	CHILD_CONTROL(%rbx)
+4:	movq	%rbx, %rdi
 
 /* noreturn dune_guest_continue(const struct kvm_regs *registers): host mode; goes on at registers->rip.  RCX is lost, as after SYSCALL. */
 code_symbol dune_guest_continue
@@ -195,8 +209,12 @@ dune_guest_copy_failed:
  * void dune_guest_on_stack(void (*function)(void *), void *argument, void *stack): ring 0.  Calls function(argument) on another stack.
  */
 code_symbol dune_guest_on_stack
+	.cfi_startproc
 	pushq	%rbp
+	.cfi_def_cfa_offset 16
+	.cfi_offset %rbp, -16
 	movq	%rsp, %rbp
+	.cfi_def_cfa_register %rbp
 	movq	%rdx, %rsp
 	andq	$-16, %rsp
 	movq	%rdi, %rax
@@ -204,7 +222,44 @@ code_symbol dune_guest_on_stack
 	callq	*%rax
 	movq	%rbp, %rsp
 	popq	%rbp
+	.cfi_def_cfa %rsp, 8
 	retq
+	.cfi_endproc
+
+/*
+ * void dune_guest_call_dispatch(struct dune_guest_frame *frame, void *vector_state): ring 0, called by run_handler, which has no
+ * unwind information of its own: it is not where the dynamic linker loads code.  RBP = frame, which this keeps.  To debuggers, and to
+ * what unwinds the stack for exceptions and cancellation, this function is a signal frame: its caller is the interrupted code.
+ */
+	.macro saved_at column, offset	/* the register of this column is in memory at RBP + offset */
+	.cfi_escape 0x10, \column, 3, 0x76, (\offset & 0x7f) | 0x80, \offset >> 7
+	.endm
+code_symbol dune_guest_call_dispatch
+	.cfi_startproc
+	.cfi_signal_frame
+	.cfi_escape 0x0f, 4, 0x76, (TF_RSP & 0x7f) | 0x80, TF_RSP >> 7, 6
+	saved_at 0, TF_RAX
+	saved_at 1, TF_RDX
+	saved_at 2, TF_RCX
+	saved_at 3, TF_RBX
+	saved_at 4, TF_RSI
+	saved_at 5, TF_RDI
+	saved_at 6, TF_RBP
+	saved_at 7, TF_RSP
+	saved_at 8, TF_R8
+	saved_at 9, TF_R9
+	saved_at 10, TF_R10
+	saved_at 11, TF_R11
+	saved_at 12, TF_R12
+	saved_at 13, TF_R13
+	saved_at 14, TF_R14
+	saved_at 15, TF_R15
+	saved_at 16, TF_RIP
+	subq	$8, %rsp
+	callq	dune_guest_dispatch
+	addq	$8, %rsp
+	retq
+	.cfi_endproc
 
 /*
  * void dune_local_call(uint64_t local, void *vector_state, uint64_t mask, uint64_t enter): ring 0.  Runs enter(local) with the

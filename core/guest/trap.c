@@ -50,6 +50,23 @@ static struct dune_tf *copy_frame(uint64_t stack, const struct dune_tf *tf, uint
 	return &frame->tf;
 }
 
+/*
+ * Whether this becomes a signal whose handler is to run on the alternate stack, so that nothing of the interrupted code's is
+ * needed.  A small one is left to the handler: what comes before it runs on the stack of the interrupted code then.
+ */
+static bool is_for_alternate(const struct dune_guest_processor *processor, uint64_t vector)
+{
+	const struct dune_guest_thread *thread = processor->thread;
+	const uint64_t own = sizeof(struct dune_guest_frame) + 4096; /* of ring 0's C code */
+	unsigned number = 0;
+	if (vector == GUEST_VECTOR_EVENT)
+		number = (unsigned)thread->signal.number;
+	else if (vector < 32 && !dune_handlers.interrupt[vector] && !(vector == T_PGFLT && dune_handlers.page_fault))
+		number = dune_guest_signal_of[vector];
+	return number && dune_guest_on_alternate_stack >> (number - 1) & 1 &&
+	       thread->alternate.ss_size >= processor->vector_size + own;
+}
+
 struct dune_tf *dune_guest_trap(struct dune_tf *tf, uint64_t vector, uint64_t address,
 				struct dune_guest_processor *processor)
 {
@@ -57,14 +74,14 @@ struct dune_tf *dune_guest_trap(struct dune_tf *tf, uint64_t vector, uint64_t ad
 	    dune_guest_ask(GUEST_CALL_FILL, address, tf->err, (uint64_t)tf) == 1)
 		return tf;
 	const uint64_t red_zone = 128;
-	uint64_t stack = interrupted_ring3(tf) ? processor->kernel_rsp : tf->rsp - red_zone;
-	struct dune_tf *copy = copy_frame(stack, tf, vector, address);
-	if (copy)
-		return copy;
-	/* No stack to run on.  The process may have an alternate one for this. */
 	const stack_t *alternate = &processor->thread->alternate;
+	uint64_t stack = interrupted_ring3(tf) ? processor->kernel_rsp : tf->rsp - red_zone;
 	uint64_t low = (uint64_t)alternate->ss_sp;
-	if (!(alternate->ss_flags & SS_DISABLE) && tf->rsp - low >= alternate->ss_size)
+	bool is_free = !(alternate->ss_flags & SS_DISABLE) && stack - low > alternate->ss_size;
+	struct dune_tf *copy = NULL;
+	if (!is_free || !is_for_alternate(processor, vector))
+		copy = copy_frame(stack, tf, vector, address);
+	if (!copy && is_free) /* also if there is no other stack to run on */
 		copy = copy_frame(low + alternate->ss_size, tf, vector, address);
 	if (!copy)
 		dune_guest_ask(GUEST_CALL_DIE, (uint64_t)tf, vector, address);
