@@ -212,8 +212,11 @@ void dune_set_user_fs(unsigned long fs_base);
 typedef uint64_t ptent_t;
 typedef uint64_t physaddr_t;
 
+SLIST_HEAD(page_head, page);
+typedef SLIST_ENTRY(page) page_entry_t;
+
 struct page {
-	SLIST_ENTRY(page) link;
+	page_entry_t link; /* the program's, while it holds a reference */
 	uint64_t ref;
 };
 
