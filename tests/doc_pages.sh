@@ -58,8 +58,18 @@ problems=$(for call in $calls; do
 	grep -q "\`$call\`" "$srcdir/docs/system-calls.md" || echo "$call is not in docs/system-calls.md"
 done)
 verdict 'every system call that is served is described' "$problems"
-declared=$(sed -n 's/^[a-z].*[ *]\([a-z][a-z_0-9]*\)(.*/\1/p' "$srcdir/sthread/include/sthread.h" "$srcdir/callgate/callgate.h" | sort -u)
-exported=$(nm -D --defined-only .libs/libsthread.so | sed -n 's/.* \([^ ]*\)@@STHREAD_[0-9].*/\1/p' | sort -u)
-problems=$(diff <(printf '%s\n' "$declared") <(printf '%s\n' "$exported") | sed -n 's/^< \(.*\)/\1 is not exported/p;s/^> \(.*\)/\1 is exported and not declared/p')
-verdict 'the library exports what its headers declare, and nothing else' "$problems"
+compare() { # LIBRARY VERSION HEADER...: prints what is declared and not exported, and the other way round
+	local library=$1 version=$2
+	shift 2
+	diff <(sed -n '/^static inline/d
+		s/^[a-z].*[ *]\([a-z][a-z_0-9]*\)(.*/\1/p
+		s/^extern .*[ *]\([a-z][a-z_0-9]*\);.*/\1/p' "$@" | sort -u) \
+		<(nm -D --defined-only ".libs/$library" | sed -n "s/.* \([^ ]*\)@@${version}_[0-9].*/\1/p" | grep -v "^$version" | sort -u) |
+		sed -n 's/^< \(.*\)/\1 is not exported/p;s/^> \(.*\)/\1 is exported and not declared/p'
+}
+problems=$(
+	compare libsthread.so STHREAD "$srcdir/sthread/include/sthread.h" "$srcdir/callgate/callgate.h"
+	compare libdune.so DUNE "$srcdir/core/include/dune.h"
+)
+verdict 'the libraries export what their headers declare, and nothing else' "$problems"
 exit $bad
