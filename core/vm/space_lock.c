@@ -110,8 +110,7 @@ void dune_space_lock(void)
 	uint64_t flags = 0;
 	for (unsigned tries = 0;; tries++) {
 		if (ring0) {
-			if (!all_present(stack))
-				touch_all(stack);
+			touch_all(stack); /* cheaper than to look whether that is needed */
 			flags = interrupts_off();
 		}
 		if (try_lock()) {
