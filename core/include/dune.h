@@ -166,6 +166,8 @@ int dune_register_intr_handler(int vector, dune_intr_cb callback);
 
 /* The handler that a Linux signal reaches while the receiving thread is in Dune mode, as an interrupt on vector
  * DUNE_SIGNAL_INTR_BASE + number; NULL: the process's own disposition holds again.  Errors: EINVAL, also SIGKILL, SIGSTOP.
+ * Where the signal interrupts ring 3, nothing more is blocked while the handler runs; else the signal itself is, until it returns.
+ * System calls that it interrupts go on, unless the process has a handler of its own without SA_RESTART.
  * Host placement: when the signal interrupts the thread's own code, the handler may call only what is async-signal-safe. */
 int dune_register_signal_handler(int number, dune_intr_cb callback);
 
