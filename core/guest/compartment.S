@@ -40,13 +40,13 @@ code_symbol dune_local_begin
 	.macro read_base msr to
 	movl	$\msr, %ecx
 	rdmsr
-	movl	%eax, \to(%rdi)
-	movl	%edx, \to + 4(%rdi)
+	movl	%eax, \to
+	movl	%edx, 4 + \to
 	.endm
 	.macro write_base msr from
 	movl	$\msr, %ecx
-	movl	\from(%rdi), %eax
-	movl	\from + 4(%rdi), %edx
+	movl	\from, %eax
+	movl	4 + \from, %edx
 	wrmsr
 	.endm
 	/* Loads the task register; its descriptor must say that it is not in use.  Clobbers RAX. */
@@ -57,8 +57,14 @@ code_symbol dune_local_begin
 	.endm
 
 /*
- * void (struct dune_local *local): local->regs, fs, gs, root are the compartment's; returns when something has ended its
- * run: vector, error, address, cs say what, regs, fs, gs are up to date.  Vector registers are the caller's affair.
+ * Registers of a compartment are kept in the thread's struct dune_local_state, which no compartment has mapped, and not in struct
+ * dune_local, which all of them have: others run on other threads meanwhile.  What the processor itself pushes is in the latter,
+ * and RAX for the moment in which a trap loads CR3.
+ */
+
+/*
+ * void (struct dune_local *local): the state's regs, fs, gs and local->root are the compartment's; returns when something has
+ * ended its run: vector, error, address, cs say what, regs, fs, gs are up to date.  Vector registers are the caller's affair.
  * Entry: ring 0; local is the address in the window.  Keeps what a C function keeps, RFLAGS included.
  */
 code_symbol dune_local_enter
@@ -73,72 +79,77 @@ code_symbol dune_local_enter
 	movq	%rsp, LOCAL_OUTER_RSP(%rdi)
 	movq	%cr3, %rax
 	movq	%rax, LOCAL_OUTER_CR3(%rdi)
-	read_base MSR_NUMBER_FS_BASE LOCAL_OUTER_FS
-	read_base MSR_NUMBER_FS_BASE + 1 LOCAL_OUTER_GS
+	read_base MSR_NUMBER_FS_BASE LOCAL_OUTER_FS(%rdi)
+	read_base MSR_NUMBER_FS_BASE + 1 LOCAL_OUTER_GS(%rdi)
 	lidt	LOCAL_IDT(%rdi)
 	load_task LOCAL_SELECTOR_TSS
-	movq	LOCAL_ROOT(%rdi), %rax
-	movq	%rax, %cr3
-	write_base MSR_NUMBER_FS_BASE LOCAL_FS
-	write_base MSR_NUMBER_FS_BASE + 1 LOCAL_GS
+	movq	LOCAL_STATE(%rdi), %rsi
+	write_base MSR_NUMBER_FS_BASE LOCAL_STATE_FS(%rsi)
+	write_base MSR_NUMBER_FS_BASE + 1 LOCAL_STATE_GS(%rsi)
 	leaq	4096(%rdi), %rsp
 	pushq	$SELECTOR_USER_DATA
-	pushq	LOCAL_REGS + REGS_RSP(%rdi)
-	pushq	LOCAL_REGS + REGS_RFLAGS(%rdi)
+	pushq	REGS_RSP(%rsi)
+	pushq	REGS_RFLAGS(%rsi)
 	pushq	$SELECTOR_USER_CODE
-	pushq	LOCAL_REGS + REGS_RIP(%rdi)
-	movq	LOCAL_REGS + REGS_RAX(%rdi), %rax
-	movq	LOCAL_REGS + REGS_RBX(%rdi), %rbx
-	movq	LOCAL_REGS + REGS_RCX(%rdi), %rcx
-	movq	LOCAL_REGS + REGS_RDX(%rdi), %rdx
-	movq	LOCAL_REGS + REGS_RSI(%rdi), %rsi
-	movq	LOCAL_REGS + REGS_RBP(%rdi), %rbp
-	movq	LOCAL_REGS + REGS_R8(%rdi), %r8
-	movq	LOCAL_REGS + REGS_R9(%rdi), %r9
-	movq	LOCAL_REGS + REGS_R10(%rdi), %r10
-	movq	LOCAL_REGS + REGS_R11(%rdi), %r11
-	movq	LOCAL_REGS + REGS_R12(%rdi), %r12
-	movq	LOCAL_REGS + REGS_R13(%rdi), %r13
-	movq	LOCAL_REGS + REGS_R14(%rdi), %r14
-	movq	LOCAL_REGS + REGS_R15(%rdi), %r15
-	movq	LOCAL_REGS + REGS_RDI(%rdi), %rdi
+	pushq	REGS_RIP(%rsi)
+	movq	REGS_RAX(%rsi), %rax
+	movq	%rax, %cr2		/* where the compartment cannot look, for a moment */
+	movq	LOCAL_ROOT(%rdi), %rax
+	movq	REGS_RBX(%rsi), %rbx
+	movq	REGS_RCX(%rsi), %rcx
+	movq	REGS_RDX(%rsi), %rdx
+	movq	REGS_RBP(%rsi), %rbp
+	movq	REGS_R8(%rsi), %r8
+	movq	REGS_R9(%rsi), %r9
+	movq	REGS_R10(%rsi), %r10
+	movq	REGS_R11(%rsi), %r11
+	movq	REGS_R12(%rsi), %r12
+	movq	REGS_R13(%rsi), %r13
+	movq	REGS_R14(%rsi), %r14
+	movq	REGS_R15(%rsi), %r15
+	movq	REGS_RDI(%rsi), %rdi
+	movq	REGS_RSI(%rsi), %rsi
+	movq	%rax, %cr3
+	movq	%cr2, %rax
 	iretq
 
-/* A trap of the compartment.  RSP -> vector, error code, RIP, CS, RFLAGS, RSP, SS. */
+/* A trap of the compartment.  RSP -> vector, error code, RIP, CS, RFLAGS, RSP, SS, end of the page of struct dune_local. */
+	.set	frame, 4096 - 7 * 8
 	.balign 16
 trapped:
-	pushq	%rdi
-	movq	%rsp, %rdi
-	andq	$-4096, %rdi
-	movq	%rax, LOCAL_REGS + REGS_RAX(%rdi)
-	popq	%rax
-	movq	%rax, LOCAL_REGS + REGS_RDI(%rdi)
-	movq	%rbx, LOCAL_REGS + REGS_RBX(%rdi)
-	movq	%rcx, LOCAL_REGS + REGS_RCX(%rdi)
-	movq	%rdx, LOCAL_REGS + REGS_RDX(%rdi)
-	movq	%rsi, LOCAL_REGS + REGS_RSI(%rdi)
-	movq	%rbp, LOCAL_REGS + REGS_RBP(%rdi)
-	movq	%r8, LOCAL_REGS + REGS_R8(%rdi)
-	movq	%r9, LOCAL_REGS + REGS_R9(%rdi)
-	movq	%r10, LOCAL_REGS + REGS_R10(%rdi)
-	movq	%r11, LOCAL_REGS + REGS_R11(%rdi)
-	movq	%r12, LOCAL_REGS + REGS_R12(%rdi)
-	movq	%r13, LOCAL_REGS + REGS_R13(%rdi)
-	movq	%r14, LOCAL_REGS + REGS_R14(%rdi)
-	movq	%r15, LOCAL_REGS + REGS_R15(%rdi)
+	xchgq	%rax, LOCAL_OUTER_CR3 - frame(%rsp)
+	movq	%rax, %cr3
+	xchgq	%rax, LOCAL_OUTER_CR3 - frame(%rsp)
+	movq	LOCAL_STATE - frame(%rsp), %rsp
+	movq	%rax, REGS_RAX(%rsp)
+	movq	%rbx, REGS_RBX(%rsp)
+	movq	%rcx, REGS_RCX(%rsp)
+	movq	%rdx, REGS_RDX(%rsp)
+	movq	%rsi, REGS_RSI(%rsp)
+	movq	%rdi, REGS_RDI(%rsp)
+	movq	%rbp, REGS_RBP(%rsp)
+	movq	%r8, REGS_R8(%rsp)
+	movq	%r9, REGS_R9(%rsp)
+	movq	%r10, REGS_R10(%rsp)
+	movq	%r11, REGS_R11(%rsp)
+	movq	%r12, REGS_R12(%rsp)
+	movq	%r13, REGS_R13(%rsp)
+	movq	%r14, REGS_R14(%rsp)
+	movq	%r15, REGS_R15(%rsp)
+	movq	%rsp, %rsi
+	movq	LOCAL_STATE_LOCAL(%rsi), %rdi
+	leaq	frame(%rdi), %rsp
 	popq	LOCAL_VECTOR(%rdi)
 	popq	LOCAL_ERROR(%rdi)
-	popq	LOCAL_REGS + REGS_RIP(%rdi)
+	popq	REGS_RIP(%rsi)
 	popq	LOCAL_CS(%rdi)
-	popq	LOCAL_REGS + REGS_RFLAGS(%rdi)
-	popq	LOCAL_REGS + REGS_RSP(%rdi)
+	popq	REGS_RFLAGS(%rsi)
+	popq	REGS_RSP(%rsi)
 	movq	%cr2, %rax
 	movq	%rax, LOCAL_ADDRESS(%rdi)
 	cld
-	read_base MSR_NUMBER_FS_BASE LOCAL_FS
-	read_base MSR_NUMBER_FS_BASE + 1 LOCAL_GS
-	movq	LOCAL_OUTER_CR3(%rdi), %rax
-	movq	%rax, %cr3
+	read_base MSR_NUMBER_FS_BASE LOCAL_STATE_FS(%rsi)
+	read_base MSR_NUMBER_FS_BASE + 1 LOCAL_STATE_GS(%rsi)
 	lidt	LOCAL_OUTER_IDT(%rdi)
 	load_task SELECTOR_TSS
 	xorl	%eax, %eax
@@ -146,8 +157,8 @@ trapped:
 	movl	%eax, %es
 	movl	%eax, %fs
 	movl	%eax, %gs
-	write_base MSR_NUMBER_FS_BASE LOCAL_OUTER_FS
-	write_base MSR_NUMBER_FS_BASE + 1 LOCAL_OUTER_GS
+	write_base MSR_NUMBER_FS_BASE LOCAL_OUTER_FS(%rdi)
+	write_base MSR_NUMBER_FS_BASE + 1 LOCAL_OUTER_GS(%rdi)
 	movq	LOCAL_OUTER_RSP(%rdi), %rsp
 	popq	%r15
 	popq	%r14

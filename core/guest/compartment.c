@@ -6,8 +6,8 @@
  * hardware: where they are shadowed, edits that the machine's monitor makes would not be seen here.
  *
  * Law 5 (clean virtual CPU) is kept thus: general registers, flags, bases and selectors are all set at each entry; the vector state
- * is loaded from the tenant's own image, a clean one for a new life; the image and the registers are wiped from what
- * compartments have mapped before the next one runs.
+ * is loaded from the tenant's own image, a clean one for a new life.  The image and the registers are where no compartment has them
+ * mapped; of what was entered only RIP, RSP and flags stay in struct dune_local, until the run ends.
  */
 #include "guest/guest.h"
 
@@ -23,8 +23,7 @@ struct descriptor_operand {
 
 /* See layout.h. */
 struct dune_local {
-	struct kvm_regs regs;
-	uint64_t fs, gs, root;
+	uint64_t state, root;
 	uint64_t outer_rsp, outer_cr3, outer_fs, outer_gs;
 	uint64_t vector, error, address, cs;
 	struct descriptor_operand idt __attribute__((aligned(8)));
@@ -32,8 +31,11 @@ struct dune_local {
 	struct descriptor_operand gdt_operand __attribute__((aligned(8)));
 	uint64_t gdt[12] __attribute__((aligned(8)));
 };
-_Static_assert(offsetof(struct dune_local, fs) == LOCAL_FS && offsetof(struct dune_local, gs) == LOCAL_GS &&
-		       offsetof(struct dune_local, root) == LOCAL_ROOT &&
+_Static_assert(offsetof(struct dune_local_state, fs) == LOCAL_STATE_FS &&
+		       offsetof(struct dune_local_state, gs) == LOCAL_STATE_GS &&
+		       offsetof(struct dune_local_state, local) == LOCAL_STATE_LOCAL,
+	       "compartment.S");
+_Static_assert(offsetof(struct dune_local, state) == LOCAL_STATE && offsetof(struct dune_local, root) == LOCAL_ROOT &&
 		       offsetof(struct dune_local, outer_rsp) == LOCAL_OUTER_RSP &&
 		       offsetof(struct dune_local, outer_cr3) == LOCAL_OUTER_CR3 &&
 		       offsetof(struct dune_local, outer_fs) == LOCAL_OUTER_FS &&
@@ -59,6 +61,11 @@ static uint64_t local_address(const struct dune_vcpu *vcpu)
 	return vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack);
 }
 
+static struct dune_guest_processor *area(const struct dune_guest_thread *self)
+{
+	return (struct dune_guest_processor *)self->processor_address;
+}
+
 /* A 64-bit TSS descriptor (AMD64 APM vol. 2, 4.8.3) without room for an I/O bitmap. */
 static void describe_task(uint64_t *gdt, unsigned selector, uint64_t base)
 {
@@ -80,6 +87,7 @@ static void prepare(struct dune_guest_thread *self, struct dune_vcpu *vcpu)
 	local->gdt[SELECTOR_USER_CODE / 8] = 0x00affb000000ffff;
 	describe_task(local->gdt, SELECTOR_TSS, self->processor_address);
 	describe_task(local->gdt, LOCAL_SELECTOR_TSS, vcpu->area_address);
+	local->state = self->processor_address + offsetof(struct dune_guest_processor, compartment);
 	local->idt = (struct descriptor_operand){ 4095, machine->window + WINDOW_LOCAL_IDT };
 	local->outer_idt = (struct descriptor_operand){ 4095, machine->window + WINDOW_GUEST_IDT };
 	local->gdt_operand = (struct descriptor_operand){ sizeof local->gdt - 1, (uint64_t)local->gdt };
@@ -203,10 +211,10 @@ static bool decode_call(struct dune_vcpu *vcpu, struct dune_context *context, st
 }
 
 /* Whether a general-protection fault was the trampoline's OUT, which is an exit elsewhere. */
-static bool is_service(const struct dune_machine *machine, const struct dune_local *local)
+static bool is_service(const struct dune_machine *machine, const struct dune_local *local, uint64_t rip)
 {
 	const uint8_t out[] = { 0xe6, PORT_SERVICE };
-	uint64_t offset = local->regs.rip - machine->window - WINDOW_TRAMPOLINE;
+	uint64_t offset = rip - machine->window - WINDOW_TRAMPOLINE;
 	return local->vector == T_GPFLT && offset < (uint64_t)(dune_trampoline_end - dune_trampoline_begin) - 1 &&
 	       memcmp(dune_trampoline_begin + offset, out, sizeof out) == 0;
 }
@@ -215,13 +223,15 @@ static bool is_service(const struct dune_machine *machine, const struct dune_loc
 static bool decode(struct dune_guest_thread *self, struct dune_vcpu *vcpu, const struct dune_local *local,
 		   struct dune_context *context, struct dune_exit *exit)
 {
-	context->regs = local->regs;
-	context->fs_base = local->fs;
-	context->gs_base = local->gs;
+	const struct dune_local_state *state = &area(self)->compartment;
+	context->regs = state->regs;
+	context->fs_base = state->fs;
+	context->gs_base = state->gs;
 	if ((local->cs & 3) != 3) {
-		/* Of ring 0 there is only this: the system-call entry, which is not mapped. */
-		if (local->vector == T_PGFLT && local->error == FEC_I &&
-		    local->regs.rip == self->processor_address + PROCESSOR_SYSTEM_CALL)
+		/* Of ring 0 there is only this: the system-call entry.  It is not mapped, or the compartment has memory there
+		 * that it cannot execute. */
+		if (local->vector == T_PGFLT && (local->error & FEC_I) &&
+		    state->regs.rip == self->processor_address + PROCESSOR_SYSTEM_CALL)
 			return decode_call(vcpu, context, exit);
 		exit->from_monitor = true;
 	}
@@ -230,7 +240,7 @@ static bool decode(struct dune_guest_thread *self, struct dune_vcpu *vcpu, const
 		exit->kind = DUNE_EXIT_KICKED;
 		return true;
 	}
-	if (local->vector == VECTOR_SERVICE || is_service(vcpu->machine, local)) {
+	if (local->vector == VECTOR_SERVICE || is_service(vcpu->machine, local, state->regs.rip)) {
 		exit->kind = DUNE_EXIT_SERVICE;
 		context->regs.rip = vcpu->machine->trampoline_resume;
 		return true;
@@ -263,14 +273,28 @@ static bool possible(const struct dune_vcpu *vcpu, const struct dune_context *co
 static void run_once(struct dune_guest_thread *self, struct dune_vcpu *vcpu, struct dune_context *context)
 {
 	struct dune_local *local = (struct dune_local *)local_address(vcpu);
-	const struct dune_guest_processor *processor = (struct dune_guest_processor *)self->processor_address;
-	local->regs = context->regs;
-	local->regs.rflags = (context->regs.rflags & FLAGS_COMPARTMENT) | FLAGS_CLEAN;
-	local->fs = context->fs_base;
-	local->gs = context->gs_base;
+	const struct dune_host *host = &vcpu->machine->host;
+	area(self)->compartment = (struct dune_local_state){
+		.regs = context->regs,
+		.fs = context->fs_base,
+		.gs = context->gs_base,
+		.local = (uint64_t)local,
+	};
+	area(self)->compartment.regs.rflags = (context->regs.rflags & FLAGS_COMPARTMENT) | FLAGS_CLEAN;
 	local->root = context->root;
-	dune_local_call((uint64_t)local, vcpu->local_image, processor->vector_mask,
+	/* All components: none that the next tenant could look at is left out. */
+	dune_local_call((uint64_t)local, vcpu->local_image, host->xsave ? host->vector_components : 0,
 			vcpu->machine->window + WINDOW_LOCAL_CODE + (dune_local_enter - dune_local_begin));
+}
+
+/* What traps have pushed, and why the run ended: of no use to others. */
+static void wipe(struct dune_local *local)
+{
+	enum {
+		PUSHED = 128
+	};
+	memset((uint8_t *)local + DUNE_PAGE_SIZE - PUSHED, 0, PUSHED);
+	local->vector = local->error = local->address = local->cs = local->root = 0;
 }
 
 bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
@@ -284,7 +308,9 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	context->events_saved = false;
 	vcpu->run->immediate_exit = 0;
 	atomic_store(&self->compartment, vcpu);
-	atomic_store(&vcpu->running, true); /* a kick from here on sets immediate_exit: the host side sees that */
+	atomic_store(&vcpu->carrier, self->vcpu);
+	self->tag_zero_used = true;
+	atomic_store(&vcpu->running, true); /* a kick from here on takes the carrier out, and the host side sees why */
 	bool ended = false;
 	while (!ended) {
 		/* Interrupts stay off until ring 3: an event taken before would not stop it. */
@@ -295,11 +321,12 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 		} else {
 			run_once(self, vcpu, context);
 			ended = decode(self, vcpu, local, context, exit);
-			memset(&local->regs, 0, sizeof local->regs);
+			wipe(local);
 		}
 		__asm__ volatile("sti" ::: "memory");
 	}
 	atomic_store(&vcpu->running, false);
+	atomic_store(&vcpu->carrier, NULL);
 	atomic_store(&self->compartment, NULL);
 	vcpu->run->immediate_exit = 0;
 	if (exit->kind == DUNE_EXIT_KICKED && self->signal.number) /* taken by the compartment's IDT: once more, here */

@@ -29,6 +29,13 @@
 #include "placement/system_call.h"
 #include "vm/space.h"
 
+/* Registers of the compartment that the thread's ring 0 runs (compartment.S). */
+struct dune_local_state {
+	struct kvm_regs regs;
+	uint64_t fs, gs;
+	uint64_t local; /* address of the struct dune_local in use */
+};
+
 /* A virtual CPU's area in the window.  Supervisor only; written by ring 0 and by the host side of its thread. */
 struct dune_guest_processor {
 	uint8_t tss[256]; /* 104 bytes of it */
@@ -39,6 +46,7 @@ struct dune_guest_processor {
 	uint64_t run_handler;    /* in the window */
 	struct dune_guest_thread *thread;
 	uintptr_t window, window_end;
+	struct dune_local_state compartment;
 };
 
 /* On the stack of a handler. */
@@ -103,6 +111,7 @@ struct dune_guest_thread {
 	void *vector;               /* room for KVM_GET_XSAVE */
 	struct dune_vcpu *prepared; /* whose area holds this thread's GDT (compartment.c) */
 	struct dune_vcpu *_Atomic compartment; /* the libsthread's virtual CPU whose compartment it runs, or NULL */
+	bool tag_zero_used;                    /* by compartments, since a root was last loaded under tag 0 */
 	struct dune_counters counters;
 	uint8_t fxsave[512] __attribute__((aligned(16)));
 	struct dune_guest_thread *next; /* of all */

@@ -88,6 +88,11 @@
 #define REGS_RIP 128
 #define REGS_RFLAGS 136
 
+/* struct dune_local_state: struct kvm_regs, then */
+#define LOCAL_STATE_FS 144
+#define LOCAL_STATE_GS 152
+#define LOCAL_STATE_LOCAL 160
+
 /* struct dune_guest_child: registers, then */
 #define CHILD_SCRATCH 144
 #define CHILD_VECTOR 184
@@ -101,7 +106,8 @@
 
 /* Calls of ring 0 to the host side: OUT to this port, number in RAX, arguments in RDI, RSI, RDX; answer in RAX. */
 #define PORT_GUEST 0x14
-#define GUEST_CALL_FILL 1   /* RDI = address, RSI = error code, RDX = trap frame: mirror it; 1 done, 0 not the process's */
+#define GUEST_CALL_FILL \
+	1 /* RDI = address, RSI = error code, RDX = trap frame: mirror it; 1 done, 0 not the process's */
 #define GUEST_CALL_NESTED 2 /* RDI = trap frame of a fault inside the entry code; comes back when it can go on there */
 #define GUEST_CALL_DIE 3    /* RDI = trap frame, RSI = vector, RDX = address: report, and end the process */
 #define GUEST_CALL_LEAVE 4  /* RDI = stack pointer */
@@ -116,23 +122,21 @@
 #define WINDOW_LOCAL_CODE 0x00040000 /* supervisor, read, execute: one page */
 #define WINDOW_LOCAL_IDT 0x00050000  /* supervisor, read-only */
 #define LOCAL_STUB_SIZE 16
-#define LOCAL_STUBS 34 /* vectors 0 to 32, then GUEST_VECTOR_EVENT */
-#define LOCAL_REGS 0   /* struct kvm_regs */
-#define LOCAL_FS 144   /* the compartment's bases */
-#define LOCAL_GS 152
-#define LOCAL_ROOT 160
-#define LOCAL_OUTER_RSP 168 /* of whoever runs it */
-#define LOCAL_OUTER_CR3 176
-#define LOCAL_OUTER_FS 184
-#define LOCAL_OUTER_GS 192
-#define LOCAL_VECTOR 200 /* what ended the run */
-#define LOCAL_ERROR 208
-#define LOCAL_ADDRESS 216
-#define LOCAL_CS 224
-#define LOCAL_IDT 232 /* operands of LIDT and LGDT, ten bytes each */
-#define LOCAL_OUTER_IDT 248
-#define LOCAL_GDT_OPERAND 264
-#define LOCAL_GDT 280
+#define LOCAL_STUBS 34     /* vectors 0 to 32, then GUEST_VECTOR_EVENT */
+#define LOCAL_STATE 0      /* struct dune_local_state of the thread */
+#define LOCAL_ROOT 8       /* the compartment's */
+#define LOCAL_OUTER_RSP 16 /* of whoever runs it */
+#define LOCAL_OUTER_CR3 24
+#define LOCAL_OUTER_FS 32
+#define LOCAL_OUTER_GS 40
+#define LOCAL_VECTOR 48 /* what ended the run */
+#define LOCAL_ERROR 56
+#define LOCAL_ADDRESS 64
+#define LOCAL_CS 72
+#define LOCAL_IDT 80 /* operands of LIDT and LGDT, ten bytes each */
+#define LOCAL_OUTER_IDT 96
+#define LOCAL_GDT_OPERAND 112
+#define LOCAL_GDT 128
 #define LOCAL_SELECTOR_TSS 0x50
 #define DESCRIPTOR_TYPE 5 /* its byte with the type and the present bit */
 #define TYPE_TSS_AVAILABLE 0x89

@@ -92,7 +92,10 @@ static void on_kick(int number)
 	bool running = false;
 	for (unsigned i = 0; i < 2; i++)
 		if (mine[i] && atomic_load_explicit(&mine[i]->running, memory_order_relaxed)) {
+			struct dune_vcpu *carrier = atomic_load(&mine[i]->carrier);
 			mine[i]->run->immediate_exit = 1;
+			if (carrier)
+				carrier->run->immediate_exit = 1;
 			atomic_fetch_add_explicit(&mine[i]->kicks, 1, memory_order_seq_cst);
 			running = true;
 		}
@@ -787,7 +790,9 @@ void dune_vcpu_release(struct dune_vcpu *vcpu)
 
 void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context)
 {
-	bool current = vcpu->run->s.regs.sregs.cr3 == context->root && vcpu->generation == context->generation;
+	/* If the fault did not come out of KVM_RUN, this virtual CPU is one of the others. */
+	bool current = vcpu->local_tenant != context->tenant && vcpu->run->s.regs.sregs.cr3 == context->root &&
+		       vcpu->generation == context->generation;
 	context->generation++;
 	if (current)
 		vcpu->generation = context->generation;

@@ -72,6 +72,7 @@ struct dune_vcpu {
 	/* Contexts that ran without KVM_RUN (struct dune_vcpu_local): whose vector state is in local_image, if anybody's. */
 	uint64_t local_tenant;
 	uint8_t *local_image;
+	struct dune_vcpu *_Atomic carrier; /* meanwhile: whose KVM_RUN it is that has to end by a kick */
 	struct dune_vcpu *next, *next_free;
 };
 
