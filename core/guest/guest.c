@@ -573,10 +573,30 @@ static void *processor_here(void)
 	return (void *)dune_guest_self->processor_address;
 }
 
+static uint64_t read_user_gs(void)
+{
+	uint32_t low, high;
+	__asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(MSR_KERNEL_GS_BASE));
+	return (uint64_t)high << 32 | low;
+}
+
+static void write_user_gs(uint64_t base)
+{
+	__asm__ volatile("wrmsr" ::"c"(MSR_KERNEL_GS_BASE), "a"((uint32_t)base), "d"((uint32_t)(base >> 32)));
+}
+
 static int jump_to_user(struct dune_tf *tf)
 {
 	int (*enter_user)(struct dune_tf *, void *) = (void *)dune_guest_in_window(dune_guest_enter_user);
-	return enter_user(tf, processor_here());
+	const struct dune_guest_processor *processor = processor_here();
+	if (!processor->kernel_rsp)
+		return enter_user(tf, processor_here());
+	/* Ring 3 that waits for this one has its GS base where ring 3 has it while ring 0 runs. */
+	const uint64_t gs_base = read_user_gs();
+	write_user_gs(0);
+	int result = enter_user(tf, processor_here());
+	write_user_gs(gs_base);
+	return result;
 }
 
 static void __attribute__((noreturn)) ret_from_user(int result)
@@ -644,6 +664,10 @@ static void load_root(unsigned long cr3)
 		cr3 = PTE_ADDR(cr3);
 	else if (cr3 & CR3_PCID_MASK)
 		tags_used = true;
+	else if (dune_guest_self->tag_zero_used) { /* what is cached under this tag may be a compartment's */
+		dune_guest_self->tag_zero_used = false;
+		cr3 &= ~CR3_NOFLUSH;
+	}
 	write_root(cr3);
 }
 

@@ -201,7 +201,8 @@ void dune_passthrough_syscall(struct dune_tf *tf);
 /* Prints a trap frame with the symbol at rip, on standard error.  Async-signal-safe. */
 void dune_dump_trap_frame(struct dune_tf *tf);
 
-/* The FS base of ring-3 code run by the calling thread. */
+/* The FS base of ring-3 code run by the calling thread: a user address.  It is the thread's: a handler that jumps to other
+ * ring-3 code sets it anew before it returns.  (The GS base is each jump's own.) */
 unsigned long dune_get_user_fs(void);
 void dune_set_user_fs(unsigned long fs_base);
 
