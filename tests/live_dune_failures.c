@@ -348,8 +348,8 @@ static void everything_is_unmapped(void *unused)
 	(void)unused;
 	begin();
 	/* Around libdune's own addresses, which are refused. */
-	for (uintptr_t at = 0; at < (uintptr_t)1 << 47; at += GIB / 2)
-		if (dune_vm_unmap(pgroot, (void *)at, GIB / 2) != 0 && errno != EINVAL)
+	for (uintptr_t at = 0; at < (uintptr_t)1 << 47; at += GIB)
+		if (dune_vm_unmap(pgroot, (void *)at, GIB) != 0 && errno != EINVAL)
 			break;
 	__asm__ volatile("ud2");
 }

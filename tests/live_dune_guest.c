@@ -535,6 +535,18 @@ static void exceptions_of_ring3_reach_their_handlers(void)
 		CU_ASSERT_EQUAL(result, -88);
 }
 
+static void no_address_is_a_fault_of_ring3(void)
+{
+	const uint64_t wild[] = { 0x0000800000000000, 0x1234567812345678, 0x8000000000000000, 0xffff800000000000 };
+	BEGIN_RING3();
+	for (unsigned i = 0; i < sizeof wild / sizeof *wild; i++) {
+		int result = jump((void *)wild[i], 0, 0);
+		CU_ASSERT(result == -77 || result == -88);
+		CU_ASSERT_EQUAL(seen.cs & 3, 3);
+	}
+	CU_ASSERT_EQUAL(jump(ring3_nothing, 3, 0), 3);
+}
+
 static void registers_of_ring3_survive_traps(void)
 {
 	BEGIN_RING3();
@@ -637,6 +649,7 @@ static const struct harness_test tests[] = {
 	{ "without a handler system calls of ring 3 fail", without_a_handler_calls_of_ring3_fail, HARNESS_FORK },
 	{ "ring 3 reaches nothing of the process that it was not given", ring3_does_not_see_the_process, HARNESS_FORK },
 	{ "exceptions of ring 3 reach their handlers", exceptions_of_ring3_reach_their_handlers, HARNESS_FORK },
+	{ "a jump to what is no address is a fault of ring 3", no_address_is_a_fault_of_ring3, HARNESS_FORK },
 	{ "registers of ring 3 survive traps", registers_of_ring3_survive_traps, HARNESS_FORK },
 	{ "jumps to ring 3 nest, and a handler of ring 3 cannot leave", jumps_to_ring3_nest, HARNESS_FORK },
 	{ "ring 3 has an FS base of its own", ring3_has_an_fs_base_of_its_own, HARNESS_FORK },

@@ -525,7 +525,6 @@ void dune_guest_note_mask(struct dune_guest_thread *thread, const struct kvm_reg
 void dune_guest_die(struct dune_guest_thread *thread, const struct kvm_regs *registers, int number,
 		    const siginfo_t *info)
 {
-	(void)thread;
 	ucontext_t context = { .uc_flags = CONTEXT_SS, .uc_stack = { .ss_flags = SS_DISABLE } };
 	greg_t *to = context.uc_mcontext.gregs;
 	to[REG_R8] = registers->r8, to[REG_R9] = registers->r9, to[REG_R10] = registers->r10;
@@ -542,6 +541,8 @@ void dune_guest_die(struct dune_guest_thread *thread, const struct kvm_regs *reg
 	dune_guest_block_signals();
 	set_default(number);
 	send_to_self(number, info);
+	if (thread->process == 1) /* the kernel drops what the init process sends itself */
+		dune_system_call(SYS_exit_group, 128 + number, 0, 0, 0, 0, 0);
 	dune_guest_return_to(&context);
 }
 
