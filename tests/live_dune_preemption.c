@@ -50,7 +50,7 @@ static uint64_t rounds(void)
 
 	if (told && atoi(told) > 0)
 		return (uint64_t)atoi(told);
-	return lane && strncmp(lane, "svm", 3) == 0 ? 10000 : lane ? 600 : 2000;
+	return lane && strncmp(lane, "svm", 3) == 0 ? 10000 : lane ? 300 : 2000;
 }
 
 static uint64_t next_random(void)
