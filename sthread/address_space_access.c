@@ -6,6 +6,8 @@
 #include "address_space_parts.h"
 #include "tag.h"
 
+_Static_assert(SPACE_ARENA_END <= WINDOW_MIRROR_PROCESSORS, "what the mirror has in the window is no compartment's");
+
 enum {
 	FILL_AROUND = 16, /* entries of a sparse region filled in at one fault */
 };

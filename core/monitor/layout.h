@@ -24,7 +24,7 @@
 #define WINDOW_LIFE_END 0x41f90000
 
 /* Fifth GiB: in the roots of Dune's mirror only. */
-#define WINDOW_MIRROR_PROCESSORS 0x100000000 /* areas of its virtual CPUs */
+#define WINDOW_MIRROR_PROCESSORS 0xfc0000000 /* areas of its virtual CPUs: the last GiB, where no compartment has pages */
 
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0
