@@ -18,8 +18,10 @@ static inline void both_reset(void)
 	sigset_t none;
 
 	for (int number = 1; number <= SIGRTMAX; number++)
-		if (number != SIGKILL && number != SIGSTOP && (number < 32 || number >= SIGRTMIN))
+		if (number != SIGKILL && number != SIGSTOP && (number < 32 || number >= SIGRTMIN)) {
+			signal(number, SIG_IGN); /* which drops what is pending */
 			signal(number, SIG_DFL);
+		}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	sigaltstack(&(stack_t){ .ss_flags = SS_DISABLE }, NULL);
