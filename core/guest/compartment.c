@@ -126,7 +126,8 @@ void dune_to_fxsave(uint8_t *image, const struct kvm_fpu *from)
 	memcpy(image + 6, &from->last_opcode, 2);
 	memcpy(image + 8, &from->last_ip, 8);
 	memcpy(image + 16, &from->last_dp, 8);
-	memcpy(image + 24, &from->mxcsr, 4);
+	/* KVM_GET_FPU does not tell MXCSR and leaves it 0, which would unmask every exception. */
+	memcpy(image + 24, &(uint32_t){ from->mxcsr ? from->mxcsr : 0x1f80 }, 4);
 	memcpy(image + 32, from->fpr, sizeof from->fpr);
 	memcpy(image + 160, from->xmm, sizeof from->xmm);
 }
