@@ -14,6 +14,6 @@ extern uint8_t ring3_read[], ring3_after_read[], ring3_write[], ring3_execute[];
 extern uint8_t ring3_wait[], ring3_count[], ring3_read_on[], ring3_fs[], ring3_mxcsr[], ring3_pass[];
 extern uint8_t ring3_breakpoint[], ring3_after_breakpoint[], ring3_undefined[], ring3_divide[], ring3_divide_here[];
 extern uint8_t ring3_halt[], ring3_interrupts_off[], ring3_read_cr3[], ring3_int80[], ring3_int32[];
-extern uint8_t ring3_out_service[], ring3_out_other[], ring3_simd[];
+extern uint8_t ring3_out_service[], ring3_out_other[], ring3_simd[], ring3_simd_here[];
 
 #endif

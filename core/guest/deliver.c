@@ -5,6 +5,7 @@
  * Sources: as for signals.c; Linux arch/x86/kernel/{signal,traps}.c, arch/x86/mm/fault.c for what is sent.
  */
 #include "guest/signals.h"
+#include "placement/exception.h"
 
 #include <errno.h>
 #include <string.h>
@@ -195,31 +196,6 @@ void dune_guest_deliver(struct dune_tf *tf, void *vector_state)
 
 /* ---- ring 0: faults -------------------------------------------------------------------------------- */
 
-const uint8_t dune_guest_signal_of[32] = {
-	[T_DIVIDE] = SIGFPE, [T_DEBUG] = SIGTRAP,  [T_BRKPT] = SIGTRAP, [T_OFLOW] = SIGSEGV, [T_BOUND] = SIGSEGV,
-	[T_ILLOP] = SIGILL,  [T_DEVICE] = SIGSEGV, [T_TSS] = SIGSEGV,   [T_SEGNP] = SIGBUS,  [T_STACK] = SIGBUS,
-	[T_GPFLT] = SIGSEGV, [T_PGFLT] = SIGSEGV,  [T_FPERR] = SIGFPE,  [T_ALIGN] = SIGBUS,  [T_SIMDERR] = SIGFPE,
-};
-
-/* si_code, where it is not SI_KERNEL or depends on more; with those of `at_instruction`, si_addr is RIP. */
-static const uint8_t code_of[32] = { [T_DIVIDE] = FPE_INTDIV,
-				     [T_DEBUG] = TRAP_TRACE,
-				     [T_ILLOP] = ILL_ILLOPN,
-				     [T_PGFLT] = SEGV_MAPERR,
-				     [T_ALIGN] = BUS_ADRALN };
-static const uint32_t at_instruction = 1u << T_DIVIDE | 1u << T_DEBUG | 1u << T_ILLOP | 1u << T_FPERR | 1u << T_SIMDERR;
-
-/* si_code of a floating-point exception: what is raised and not masked (Intel SDM vol. 1, 8.1.3, 10.2.3). */
-static int floating_point_code(unsigned raised)
-{
-	return raised & 1    ? FPE_FLTINV :
-	       raised & 4    ? FPE_FLTDIV :
-	       raised & 8    ? FPE_FLTOVF :
-	       raised & 0x12 ? FPE_FLTUND :
-	       raised & 0x20 ? FPE_FLTRES :
-			       FPE_FLTINV;
-}
-
 static bool process_has(uint64_t address)
 {
 	unsigned char resident;
@@ -228,28 +204,14 @@ static bool process_has(uint64_t address)
 
 void dune_guest_deliver_fault(struct dune_tf *tf, void *vector_state, unsigned vector, uint64_t address)
 {
-	struct dune_guest_signal signal = { .number = SIGSEGV, .fault = true };
-	signal.mask = signal.during = get_mask();
-	signal.info.si_code = SI_KERNEL;
-	if (vector < 32 && dune_guest_signal_of[vector]) {
-		signal.number = dune_guest_signal_of[vector];
-		signal.info.si_code = code_of[vector] ? code_of[vector] : SI_KERNEL;
-		if (at_instruction >> vector & 1)
-			signal.info.si_addr = (void *)tf->rip;
-	}
-	const uint16_t *x87 = vector_state;
+	struct dune_guest_signal signal = { .fault = true, .vector = vector, .address = address };
+	const uint16_t *x87 = vector_state; /* control word, status word */
 	const uint32_t *mxcsr = (const uint32_t *)((const char *)vector_state + 24);
-	if (vector == T_PGFLT) {
-		signal.info.si_addr = (void *)address;
-		if (process_has(address))
-			signal.info.si_code = SEGV_ACCERR;
-	} else if (vector == T_FPERR) {
-		signal.info.si_code = floating_point_code(x87[1] & ~x87[0]);
-	} else if (vector == T_SIMDERR) {
-		signal.info.si_code = floating_point_code(*mxcsr & ~(*mxcsr >> 7));
-	}
-	signal.info.si_signo = signal.number;
-	signal.vector = vector;
-	signal.address = address;
+	unsigned raised = vector == T_FPERR ? x87[1] & ~x87[0] : *mxcsr & ~(*mxcsr >> 7);
+	signal.mask = signal.during = get_mask();
+	dune_exception_cause(&signal.info, vector, tf->err, address, tf->rip, raised);
+	if (vector == T_PGFLT) /* what is mirrored does not tell: the process's own mappings do */
+		signal.info.si_code = process_has(address) ? SEGV_ACCERR : SEGV_MAPERR;
+	signal.number = signal.info.si_signo;
 	deliver(tf, vector_state, &signal);
 }

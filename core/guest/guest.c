@@ -734,26 +734,13 @@ static void flush_all(void)
 
 /* ---- replacing entries ------------------------------------------------------------------------------ */
 
-int dune_guest_replace_on_host(struct dune_guest_thread *thread, ptent_t *root, const struct dune_space_edit *edits,
-			       size_t count)
+int dune_guest_replace_on_host(struct dune_guest_thread *thread, const struct dune_space_edit *edits, size_t count)
 {
 	struct kvm_run *run = thread->vcpu->run;
 	const struct kvm_regs registers = run->s.regs.regs;
 	const struct kvm_sregs sregs = run->s.regs.sregs;
 	const uint64_t dirty = run->kvm_dirty_regs;
-	struct dune_context context = { .root = (uint64_t)root };
-	int result = 0;
-	for (size_t done = 0; done < count && result == 0;) {
-		struct dune_edit stores[32];
-		size_t some = count - done < 32 ? count - done : 32;
-		for (size_t i = 0; i < some; i++) {
-			const struct dune_space_edit *edit = &edits[done + i];
-			*edit->old = __atomic_load_n(edit->entry, __ATOMIC_RELAXED);
-			stores[i] = (struct dune_edit){ (uint64_t)edit->entry, edit->value };
-		}
-		result = dune_vcpu_edit(thread->vcpu, &context, stores, some);
-		done += some;
-	}
+	int result = dune_mirror_exchange(thread->vcpu, edits, count);
 	run->s.regs.regs = registers;
 	run->s.regs.sregs = sregs;
 	memset(run->s.regs.sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
@@ -768,7 +755,7 @@ static int replace(ptent_t *root, const struct dune_space_edit *edits, size_t co
 	if (!entered()) {
 		if (self && atomic_load(&self->entered)) {
 			int saved = errno;
-			int result = dune_guest_replace_on_host(self, root, edits, count);
+			int result = dune_guest_replace_on_host(self, edits, count);
 			errno = saved;
 			return result;
 		}

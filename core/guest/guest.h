@@ -133,8 +133,7 @@ void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *a
 /* Has every other thread in the guest drop its translations, and waits until none can use an old one. */
 void dune_guest_shoot_down(struct dune_guest_thread *self);
 /* Replaces entries from the host side: by the monitor, on this thread's virtual CPU. */
-int dune_guest_replace_on_host(struct dune_guest_thread *thread, ptent_t *root, const struct dune_space_edit *edits,
-			       size_t count);
+int dune_guest_replace_on_host(struct dune_guest_thread *thread, const struct dune_space_edit *edits, size_t count);
 
 /* ---- switch.S ---- */
 
@@ -200,8 +199,6 @@ void dune_guest_signals_forget(void);
 void dune_guest_signal_changed(int number);
 /* Signals whose handler is to run on the alternate stack. */
 extern _Atomic uint64_t dune_guest_on_alternate_stack;
-/* The signal for an exception; 0: none. */
-extern const uint8_t dune_guest_signal_of[32];
 /* Ring 0: runs the process's handler for the thread's pending signal, if any, as if it had interrupted tf. */
 void dune_guest_deliver(struct dune_tf *tf, void *vector_state);
 /* Ring 0: sends a signal for what an instruction did. */

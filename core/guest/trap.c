@@ -5,6 +5,7 @@
  * included, may not be mirrored yet: a fault here is nested, and the host side sees to it (entry.S).
  */
 #include "guest/guest.h"
+#include "placement/exception.h"
 
 #define USER_END ((uint64_t)1 << 47)
 
@@ -62,7 +63,7 @@ static bool is_for_alternate(const struct dune_guest_processor *processor, uint6
 	if (vector == GUEST_VECTOR_EVENT)
 		number = (unsigned)thread->signal.number;
 	else if (vector < 32 && !dune_handlers.interrupt[vector] && !(vector == T_PGFLT && dune_handlers.page_fault))
-		number = dune_guest_signal_of[vector];
+		number = dune_exception_signal[vector];
 	return number && dune_guest_on_alternate_stack >> (number - 1) & 1 &&
 	       thread->alternate.ss_size >= processor->vector_size + own;
 }

@@ -95,9 +95,13 @@ void dune_host_raise(struct dune_host_thread *self, const struct dune_exit *exit
 {
 	siginfo_t info;
 	struct kvm_fpu fpu;
+	struct kvm_xsave xsave;
 	unsigned raised = 0;
-	if ((exit->vector == T_FPERR || exit->vector == T_SIMDERR) && ioctl(self->vcpu->fd, KVM_GET_FPU, &fpu) == 0)
-		raised = exit->vector == T_FPERR ? fpu.fsw & ~fpu.fcw : fpu.mxcsr & ~(fpu.mxcsr >> 7);
+	if (exit->vector == T_FPERR && ioctl(self->vcpu->fd, KVM_GET_FPU, &fpu) == 0)
+		raised = fpu.fsw & ~fpu.fcw;
+	/* KVM_GET_FPU does not tell MXCSR. */
+	if (exit->vector == T_SIMDERR && ioctl(self->vcpu->fd, KVM_GET_XSAVE, &xsave) == 0)
+		raised = xsave.region[6] & ~(xsave.region[6] >> 7);
 	dune_exception_cause(&info, exit->vector, exit->error_code, exit->address, tf->rip, raised);
 	dune_exception_send(&info);
 }

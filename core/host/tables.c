@@ -149,24 +149,6 @@ static int replace_from_outside(const struct dune_space_edit *edits, size_t coun
 	return shadowed() && dune_mirror_drop_shadows() != 0 ? -1 : 0;
 }
 
-static int replace_in_ring0(struct dune_vcpu *vcpu, const struct dune_space_edit *edits, size_t count)
-{
-	while (count) {
-		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
-		for (size_t i = 0; i < some; i++)
-			vcpu->area->edits[i] =
-				(struct dune_edit){ .entry = (uintptr_t)edits[i].entry, .value = edits[i].value };
-		/* Not the root itself: it may be about to lose the monitor's GiB. */
-		if (dune_vcpu_monitor(vcpu, dune_monitor_exchange, some, vcpu->edit_root) != 0)
-			return -1;
-		for (size_t i = 0; i < some; i++)
-			*edits[i].old = vcpu->area->edits[i].value;
-		edits += some;
-		count -= some;
-	}
-	return 0;
-}
-
 int dune_host_replace(ptent_t *root, const struct dune_space_edit *edits, size_t count)
 {
 	int result;
@@ -178,7 +160,7 @@ int dune_host_replace(ptent_t *root, const struct dune_space_edit *edits, size_t
 	struct dune_vcpu *vcpu = NULL;
 	if (shadowed())
 		vcpu = dune_vcpu_get_mirror(dune_mirror->machine);
-	result = vcpu ? replace_in_ring0(vcpu, edits, count) : replace_from_outside(edits, count);
+	result = vcpu ? dune_mirror_exchange(vcpu, edits, count) : replace_from_outside(edits, count);
 	announce((uintptr_t)root);
 	return result;
 }

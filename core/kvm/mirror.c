@@ -1,6 +1,7 @@
 /* mirror.c - see mirror.h */
 #define _GNU_SOURCE
 #include "kvm/mirror.h"
+#include "kvm/vcpu.h"
 #include "elf/maps.h"
 #include "placement/system_call.h"
 #include "vm/space.h"
@@ -404,6 +405,24 @@ static int make_edit_root(struct dune_mirror *mirror)
 	for (uintptr_t at = (uintptr_t)mirror->pool; at < (uintptr_t)own + size; at += DUNE_LARGE_PAGE_SIZE)
 		if (dune_tables_map_large(tables, mirror->edit_root, at, at, DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) != 0)
 			return dune_fail(ENOMEM, "no page-table page left");
+	return 0;
+}
+
+int dune_mirror_exchange(struct dune_vcpu *vcpu, const struct dune_space_edit *edits, size_t count)
+{
+	while (count) {
+		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
+		for (size_t i = 0; i < some; i++)
+			vcpu->area->edits[i] =
+				(struct dune_edit){ .entry = (uintptr_t)edits[i].entry, .value = edits[i].value };
+		/* Not the root itself: it may be about to lose the monitor's GiB. */
+		if (dune_vcpu_monitor(vcpu, dune_monitor_exchange, some, vcpu->edit_root) != 0)
+			return -1;
+		for (size_t i = 0; i < some; i++)
+			*edits[i].old = vcpu->area->edits[i].value;
+		edits += some;
+		count -= some;
+	}
 	return 0;
 }
 

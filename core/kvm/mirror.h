@@ -84,4 +84,11 @@ int dune_mirror_drop_shadows(void);
  */
 int dune_mirror_fill(ptent_t *root, uintptr_t address, unsigned error_code, int *error);
 
+/*
+ * Does edits by the monitor, in ring 0 of the caller's own virtual CPU of the mirror, whose registers are lost; translations
+ * are the caller's affair.  Errors: EIO.
+ */
+struct dune_vcpu;
+int dune_mirror_exchange(struct dune_vcpu *vcpu, const struct dune_space_edit *edits, size_t count);
+
 #endif

@@ -13,20 +13,16 @@ enum {
 };
 
 /* What Linux sends (arch/x86/kernel/traps.c and arch/x86/mm/fault.c). */
-static const struct {
-	uint8_t number;
-	uint8_t code;
-	bool at_instruction; /* si_addr is where it was */
-} causes[] = {
-	[T_DIVIDE] = { SIGFPE, FPE_INTDIV, true },  [T_DEBUG] = { SIGTRAP, TRAP_TRACE, true },
-	[T_BRKPT] = { SIGTRAP, SI_KERNEL, false },  [T_OFLOW] = { SIGSEGV, SI_KERNEL, false },
-	[T_BOUND] = { SIGSEGV, SI_KERNEL, false },  [T_ILLOP] = { SIGILL, ILL_ILLOPN, true },
-	[T_DEVICE] = { SIGSEGV, SI_KERNEL, false }, [T_TSS] = { SIGSEGV, SI_KERNEL, false },
-	[T_SEGNP] = { SIGBUS, SI_KERNEL, false },   [T_STACK] = { SIGBUS, SI_KERNEL, false },
-	[T_GPFLT] = { SIGSEGV, SI_KERNEL, false },  [T_PGFLT] = { SIGSEGV, SEGV_MAPERR, false },
-	[T_FPERR] = { SIGFPE, FPE_FLTINV, true },   [T_ALIGN] = { SIGBUS, BUS_ADRALN, false },
-	[T_SIMDERR] = { SIGFPE, FPE_FLTINV, true },
+const uint8_t dune_exception_signal[32] = {
+	[T_DIVIDE] = SIGFPE, [T_DEBUG] = SIGTRAP,  [T_BRKPT] = SIGTRAP, [T_OFLOW] = SIGSEGV, [T_BOUND] = SIGSEGV,
+	[T_ILLOP] = SIGILL,  [T_DEVICE] = SIGSEGV, [T_TSS] = SIGSEGV,   [T_SEGNP] = SIGBUS,  [T_STACK] = SIGBUS,
+	[T_GPFLT] = SIGSEGV, [T_PGFLT] = SIGSEGV,  [T_FPERR] = SIGFPE,  [T_ALIGN] = SIGBUS,  [T_SIMDERR] = SIGFPE,
 };
+/* si_code, where it is not SI_KERNEL or depends on more; with those of `at_instruction`, si_addr is where it was. */
+static const uint8_t code_of[32] = {
+	[T_DIVIDE] = FPE_INTDIV, [T_DEBUG] = TRAP_TRACE, [T_ILLOP] = ILL_ILLOPN, [T_ALIGN] = BUS_ADRALN
+};
+static const uint32_t at_instruction = 1u << T_DIVIDE | 1u << T_DEBUG | 1u << T_ILLOP | 1u << T_FPERR | 1u << T_SIMDERR;
 
 /* si_code of a floating-point exception, from what is raised and not masked (Intel SDM vol. 1, 8.1.3 and 10.2.3). */
 static int floating_point_code(unsigned raised)
@@ -74,10 +70,11 @@ void dune_exception_cause(siginfo_t *info, unsigned vector, uint64_t error_code,
 	memset(info, 0, sizeof *info);
 	info->si_signo = SIGSEGV;
 	info->si_code = SI_KERNEL;
-	if (vector < sizeof causes / sizeof *causes && causes[vector].number) {
-		info->si_signo = causes[vector].number;
-		info->si_code = causes[vector].code;
-		if (causes[vector].at_instruction)
+	if (vector < 32 && dune_exception_signal[vector]) {
+		info->si_signo = dune_exception_signal[vector];
+		if (code_of[vector])
+			info->si_code = code_of[vector];
+		if (at_instruction >> vector & 1)
 			info->si_addr = (void *)rip;
 	}
 	if (vector == T_PGFLT) {

@@ -5,6 +5,9 @@
 #include <signal.h>
 #include <stdint.h>
 
+/* The signal for an exception of user code; 0: none of its own. */
+extern const uint8_t dune_exception_signal[32];
+
 /*
  * Says what Linux sends for an exception of user code.  address: CR2 of a page fault; rip: where it was; raised: of a
  * floating-point exception, the bits of the status word that are set and not masked.
