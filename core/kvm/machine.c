@@ -304,18 +304,38 @@ static void fill_descriptors(const struct dune_machine *machine, uint64_t *idt, 
 	}
 }
 
+/* Pages that XRSTOR may touch, whatever it has to load: it looks at the last byte of the image for all components that the
+ * processor has enabled (Intel SDM vol. 1, 13.4.2; CPUID 0xd gives the size), more than a page with AVX-512 and AMX. */
+static unsigned clean_state_pages(void)
+{
+	enum {
+		XSAVE_LEAF = 0xd
+	};
+	unsigned a, size = 0, c, d;
+	__get_cpuid_count(XSAVE_LEAF, 0, &a, &size, &c, &d);
+	return size ? (size + DUNE_PAGE_SIZE - 1) / DUNE_PAGE_SIZE : 1;
+}
+
 static int lay_out_monitor(struct dune_machine *machine)
 {
+	enum {
+		PAGES = 6, /* beside the clean vector state */
+		STATE_PAGES_MAX = (WINDOW_DIRECT - WINDOW_CLEAN_STATE) / DUNE_PAGE_SIZE
+	};
+	unsigned state_pages = clean_state_pages();
+	if (state_pages > STATE_PAGES_MAX)
+		return dune_fail(ENOTSUP, "this processor's vector state has %u pages, more than the %d there is room for",
+				 state_pages, (int)STATE_PAGES_MAX);
 	struct dune_tables *tables = &machine->tables;
 	if (!(machine->edit_root = dune_tables_new(tables)) ||
 	    !(machine->shared_directory = dune_tables_directory(tables, machine->edit_root, machine->window)))
 		return dune_fail(ENOMEM, "no page-table page left");
-	uint64_t code = dune_frames_fresh(machine, 7);
+	uint64_t code = dune_frames_fresh(machine, PAGES + state_pages);
 	if (!code)
 		return -1;
 	uint64_t idt = code + DUNE_PAGE_SIZE, gdt = idt + DUNE_PAGE_SIZE;
-	uint64_t trampoline = gdt + DUNE_PAGE_SIZE, clean = trampoline + DUNE_PAGE_SIZE;
-	uint64_t local_code = clean + DUNE_PAGE_SIZE, local_idt = local_code + DUNE_PAGE_SIZE;
+	uint64_t trampoline = gdt + DUNE_PAGE_SIZE, local_code = trampoline + DUNE_PAGE_SIZE;
+	uint64_t local_idt = local_code + DUNE_PAGE_SIZE, clean = local_idt + DUNE_PAGE_SIZE;
 	memcpy(dune_physical_at(machine, code), dune_monitor_begin, dune_monitor_end - dune_monitor_begin);
 	memcpy(dune_physical_at(machine, trampoline), dune_trampoline_begin,
 	       dune_trampoline_end - dune_trampoline_begin);
@@ -349,10 +369,12 @@ static int lay_out_monitor(struct dune_machine *machine)
 	    map_shared(machine, WINDOW_DESCRIPTORS, idt, DUNE_PTE_NO_EXECUTE) != 0 ||
 	    map_shared(machine, WINDOW_DESCRIPTORS + DUNE_PAGE_SIZE, gdt, DUNE_PTE_NO_EXECUTE) != 0 ||
 	    map_shared(machine, WINDOW_TRAMPOLINE, trampoline, DUNE_PTE_USER) != 0 ||
-	    map_shared(machine, WINDOW_CLEAN_STATE, clean, DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE) != 0 ||
 	    map_shared(machine, WINDOW_LOCAL_CODE, local_code, 0) != 0 ||
 	    map_shared(machine, WINDOW_LOCAL_IDT, local_idt, DUNE_PTE_NO_EXECUTE) != 0)
 		return -1;
+	for (uint64_t at = 0; at < state_pages * DUNE_PAGE_SIZE; at += DUNE_PAGE_SIZE)
+		if (map_shared(machine, WINDOW_CLEAN_STATE + at, clean + at, DUNE_PTE_USER | DUNE_PTE_NO_EXECUTE) != 0)
+			return -1;
 
 	/* The edit root maps every table page, there and nowhere else, for the monitor to write. */
 	machine->edit_tables = machine->window + 2 * GIB;
