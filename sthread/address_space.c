@@ -12,6 +12,8 @@ enum {
 	WORKING_SET_TABLES = 32,    /* and page tables that lead to them */
 	LEARN_PAGES = 1024,         /* looked at after a life */
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
+	REBINDS_FOR_ONE = 4,        /* lives of a shape that had to have tags taken away, for one address space more, */
+	SPACES_FOR_TAGS = 256,      /* as long as there are fewer than these */
 	WORKING_SETS = 256,         /* shapes whose working set is remembered */
 	CANARY_OFFSET =
 		0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
@@ -110,6 +112,7 @@ struct working_set {
 	struct working_set *next;
 	uint64_t shape;
 	size_t count, tables;
+	unsigned rebinds; /* since an address space was made for that */
 	uint64_t addresses[WORKING_SET_PAGES];
 };
 static struct working_set *working_sets;
@@ -172,36 +175,59 @@ static int prepare(struct address_space *space, uint64_t shape)
 	return 0;
 }
 
-/* How well an idle space fits; negative: not at all. */
-static int fitness(const struct address_space *space, const struct policy *policy, const struct pristine *pristine,
-		   uint64_t shape)
+/* How well an idle space fits. */
+enum fitness {
+	UNFIT = -1,
+	OF_ANOTHER_SHAPE,
+	RETIRED,         /* it can be rebased; nobody else wants it */
+	WITH_OTHER_TAGS, /* which the monitor has to take away */
+	WITH_FEWER_TAGS,
+	PERFECT
+};
+
+static enum fitness fitness(const struct address_space *space, const struct policy *policy,
+			    const struct pristine *pristine, uint64_t shape)
 {
 	if (space->poisoned)
-		return -1;
+		return UNFIT;
 	if (space->pristine != pristine)
-		return space->pristine->retired ? 1 : 0; /* it can be rebased; nobody else wants a retired one */
-	return space->shape != shape ? 0 : 2 + space_maps_tags(space, policy);
+		return space->pristine->retired ? RETIRED : OF_ANOTHER_SHAPE;
+	if (space->shape != shape)
+		return OF_ANOTHER_SHAPE;
+	return space_maps_tags(space, policy)      ? PERFECT :
+	       space_maps_only_tags(space, policy) ? WITH_FEWER_TAGS :
+						     WITH_OTHER_TAGS;
+}
+
+/* A shape whose lives have other tags again and again, those of this connection or that one, shall not pay for an exit and
+ * an edit for each page each time: it gets another address space now and then, which keeps its tags. */
+static bool wants_one_more(uint64_t shape)
+{
+	struct working_set *set = working_set_of(shape);
+	if (space_count >= SPACES_FOR_TAGS || !set || ++set->rebinds < REBINDS_FOR_ONE)
+		return false;
+	set->rebinds = 0;
+	return true;
 }
 
 /* Finds the idle space that fits best: one that ran this shape, if possible with the same tags mapped. */
 static struct address_space *take_idle(const struct policy *policy, const struct pristine *pristine, uint64_t shape)
 {
 	struct address_space **best = NULL;
-	int best_fitness = space_count < SPACES_BEFORE_SHARING ? 0 : -1;
+	enum fitness best_fitness = space_count < SPACES_BEFORE_SHARING ? OF_ANOTHER_SHAPE : UNFIT;
 	enum {
-		LOOK_AT = 64,
-		PERFECT = 3
+		LOOK_AT = 64
 	};
 	unsigned seen = 0;
 	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_fitness < PERFECT;
 	     link = &(*link)->next_idle, seen++) {
-		int fits = fitness(*link, policy, pristine, shape);
+		enum fitness fits = fitness(*link, policy, pristine, shape);
 		if (fits > best_fitness) {
 			best_fitness = fits;
 			best = link;
 		}
 	}
-	if (!best)
+	if (!best || (best_fitness == WITH_OTHER_TAGS && wants_one_more(shape)))
 		return NULL;
 	struct address_space *space = *best;
 	*best = space->next_idle;

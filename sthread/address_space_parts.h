@@ -56,7 +56,9 @@ int edit_list_commit(struct address_space *space, struct edit_list *list);
 uint64_t space_tag_value(uint64_t physical, int prot);
 /* Index in space->tag, -1 if it is not mapped. */
 int space_find_tag(const struct address_space *space, tag_t tag);
+/* Whether the mapped tags are those of the policy; whether they are among them. */
 bool space_maps_tags(const struct address_space *space, const struct policy *policy);
+bool space_maps_only_tags(const struct address_space *space, const struct policy *policy);
 /* Makes the mapped tags those of the policy: stale ones are revoked first, in one batch. */
 int space_bind_tags(struct address_space *space, const struct policy *policy);
 

@@ -70,15 +70,18 @@ static bool is_wanted(const struct policy_tag *mapped, const struct policy *poli
 	return *place >= 0 && policy->tag[*place].prot == mapped->prot;
 }
 
-bool space_maps_tags(const struct address_space *space, const struct policy *policy)
+bool space_maps_only_tags(const struct address_space *space, const struct policy *policy)
 {
 	int place;
-	if (space->tags != policy->tags)
-		return false;
 	for (unsigned i = 0; i < space->tags; i++)
 		if (!is_wanted(&space->tag[i], policy, &place))
 			return false;
 	return true;
+}
+
+bool space_maps_tags(const struct address_space *space, const struct policy *policy)
+{
+	return space->tags == policy->tags && space_maps_only_tags(space, policy);
 }
 
 /* Makes room for the policy's tags beside those mapped now. */

@@ -306,6 +306,58 @@ static void changing_policies(void)
 	}
 }
 
+/* Reads the byte in its own tag, and if there is an address after it, the byte there, which is another's. */
+static void *read_tags(void *own)
+{
+	uint8_t *const *other = own;
+
+	if (*other)
+		return (void *)(uintptr_t) * *other;
+	return (void *)(uintptr_t)((uint8_t *)own)[sizeof(uint8_t *)];
+}
+
+static void tags_in_turn(void)
+{
+	enum {
+		TAGS = 6,
+		ROUNDS_TO_LEARN = 8,
+		ROUNDS = 5
+	};
+	struct {
+		sc_t policy;
+		uint8_t **memory;
+	} peer[TAGS];
+	struct sthread_statistics before, after;
+
+	live_init();
+	for (int i = 0; i < TAGS; i++) {
+		tag_t tag = tag_new();
+
+		peer[i].memory = smalloc(tag, 8 * PAGE);
+		memset(peer[i].memory, 0, 8 * PAGE);
+		((uint8_t *)peer[i].memory)[sizeof(uint8_t *)] = (uint8_t)(i + 1);
+		sc_init(&peer[i].policy);
+		sc_mem_add(&peer[i].policy, tag, PROT_READ);
+	}
+	for (int round = 0; round < ROUNDS_TO_LEARN; round++)
+		for (int i = 0; i < TAGS; i++)
+			ASSERT_RETURNED(live_run(&peer[i].policy, read_tags, peer[i].memory), i + 1);
+	ASSERT_EQUAL(sthread_statistics(&before), 0);
+	CU_ASSERT(before.monitor_edits > 0); /* it had to learn */
+	for (int round = 0; round < ROUNDS; round++)
+		for (int i = 0; i < TAGS; i++)
+			ASSERT_RETURNED(live_run(&peer[i].policy, read_tags, peer[i].memory), i + 1);
+	ASSERT_EQUAL(sthread_statistics(&after), 0);
+	ASSERT_EQUAL(after.monitor_edits, before.monitor_edits);
+	ASSERT_EQUAL(after.address_spaces, before.address_spaces);
+	for (int i = 0; i < TAGS; i++) {
+		uint8_t *others = (uint8_t *)peer[(i + 1) % TAGS].memory;
+
+		*peer[i].memory = others;
+		ASSERT_PAGE_FAULT(live_run(&peer[i].policy, read_tags, peer[i].memory), READ_ABSENT, others);
+	}
+}
+
 static const struct harness_test tests[] = {
 	{ "an empty recycled life takes one exit and no fault", one_exit, HARNESS_FORK },
 	{ "the pages that were copied are restored, and no others", restored_pages, HARNESS_FORK },
@@ -314,6 +366,8 @@ static const struct harness_test tests[] = {
 	{ "growth is given back", growth_is_given_back, HARNESS_FORK },
 	{ "thousands of lives take no more memory, tables or descriptors", many_lives, HARNESS_FORK },
 	{ "rights follow the policy of each life", changing_policies, HARNESS_FORK },
+	{ "lives that come again and again with tags of their own have them mapped: none is taken away", tags_in_turn,
+	  HARNESS_FORK },
 };
 
 int main(int argc, char **argv)
