@@ -53,17 +53,19 @@ static uint64_t snapshot_root(void)
 	return base_root = made;
 }
 
-/* The life page, for ring 3 and for the monitor, and the page with the canary. */
+/* The life page, for ring 3 and for the monitor, the page with random bytes, and the one with the canary. */
 static int map_special(struct address_space *space)
 {
 	struct dune_machine *machine = supervisor.machine;
 	uint64_t thread_page = supervisor.snapshot.thread_pointer & ~DUNE_PAGE_MASK;
-	uint64_t life = dune_frame_new(machine);
-	if (!life || space_fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
+	uint64_t life = dune_frame_new(machine), random = life ? dune_frame_new(machine) : 0;
+	if (!random || space_fill(space, machine->window + WINDOW_LIFE, life | USER_DATA) != 0 ||
 	    space_fill(space, machine->window + WINDOW_LIFE_MONITOR,
-		       life | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) != 0)
+		       life | DUNE_PTE_PRESENT | DUNE_PTE_WRITE | DUNE_PTE_NO_EXECUTE) != 0 ||
+	    space_fill(space, machine->window + WINDOW_RANDOM, random | USER_DATA | DUNE_PTE_WRITE) != 0)
 		return dune_fail(ENOMEM, "out of guest memory");
 	space->life = dune_physical_at(machine, life);
+	space->random = dune_physical_at(machine, random);
 	const struct snapshot_region *region = snapshot_find(&supervisor.snapshot, thread_page);
 	if (!region)
 		return dune_fail(ENOTSUP, "thread-local storage is not in the snapshot");
@@ -290,7 +292,18 @@ void address_space_release(struct address_space *space)
 	idle_spaces = space;
 }
 
-int address_space_begin(struct address_space *space, uint64_t instance)
+/* The whole page: the last life could write there. */
+static int give_random(struct address_space *space, bool quiet)
+{
+	struct dune_random *random = space->random;
+	memset(random, 0, DUNE_PAGE_SIZE);
+	if (!quiet || !space->wants_random)
+		return 0;
+	random->left = sizeof random->bytes;
+	return supervisor_random(random->bytes, sizeof random->bytes);
+}
+
+int address_space_begin(struct address_space *space, uint64_t instance, bool quiet_random)
 {
 	uint64_t canary;
 	if (supervisor_random(&canary, sizeof canary) != 0)
@@ -298,6 +311,8 @@ int address_space_begin(struct address_space *space, uint64_t instance)
 	canary &= ~(uint64_t)0xff; /* a zero byte ends string overflows, as glibc does it */
 	memcpy(space->canary, &canary, sizeof canary);
 	explicit_bzero(&canary, sizeof canary);
+	if (give_random(space, quiet_random) != 0)
+		return -1;
 	space->life->instance = instance;
 	space->life->process_id = supervisor_process_id(instance);
 	space->life->is_gate = 0;

@@ -35,6 +35,8 @@ struct address_space {
 	struct policy_tag *tag;            /* mapped */
 	unsigned tags, tag_room;
 	struct dune_life *life;
+	struct dune_random *random;
+	bool wants_random;            /* a life of it has asked for random bytes: the next ones begin with some */
 	uint8_t *canary;              /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
 	bool served;                  /* set while a call is served for it without the lock: compartment_unlock() */
@@ -64,8 +66,9 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 void address_space_release(struct address_space *space);
 /* Puts private pages back to pristine.  Returns how many. */
 uint64_t address_space_restore(struct address_space *space);
-/* Begins a life: new instance, fresh randomness and canary.  Errors: those of getrandom(2). */
-int address_space_begin(struct address_space *space, uint64_t instance);
+/* Begins a life: new instance, fresh randomness and canary.  quiet_random: getrandom() may be answered without the supervisor
+ * being told.  Errors: those of getrandom(2). */
+int address_space_begin(struct address_space *space, uint64_t instance, bool quiet_random);
 
 /* Answers a page fault.  Returns 0 if the compartment can go on, -1 if it had no right to the access. */
 int address_space_fault(struct address_space *space, const struct memory_bounds *bounds, uint64_t address,

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include "account.h"
 #include "budget.h"
@@ -63,6 +64,12 @@ static int open_files(struct compartment *compartment)
 	return 0;
 }
 
+/* Whether a call of it may be answered in ring 3: it need be neither counted nor looked at. */
+static bool is_quiet(const struct policy *policy, long number)
+{
+	return policy->calls == POLICY_NO_LIMIT_WIDE && !policy_filters_call(policy, number);
+}
+
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function)
 {
 	uint64_t restored = 0;
@@ -80,7 +87,7 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 	}
 	compartment->memory = pristine->memory;
 	compartment->instance = supervisor_new_instance();
-	if (address_space_begin(compartment->space, compartment->instance) != 0) {
+	if (address_space_begin(compartment->space, compartment->instance, is_quiet(policy, SYS_getrandom)) != 0) {
 		compartment_end(compartment);
 		return -1;
 	}

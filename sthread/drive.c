@@ -142,6 +142,20 @@ static enum outcome serve_library(struct sthread *sthread, struct compartment *c
 	return GO_ON;
 }
 
+/* The trampoline's getrandom() was given a buffer that cannot be written: says so, if that is what faulted. */
+static bool random_store_failed(struct compartment *compartment)
+{
+	const struct dune_machine *machine = supervisor.machine;
+	struct kvm_regs *regs = &compartment->space->context.regs;
+	uint64_t resume = __atomic_load_n(&compartment->space->random->resume, __ATOMIC_RELAXED);
+	if (machine->host.ring0_native || resume >= DUNE_USER_END || regs->rip < machine->trampoline_random_copy ||
+	    regs->rip >= machine->trampoline_random_end)
+		return false;
+	regs->rip = resume;
+	regs->rax = (uint64_t)-EFAULT;
+	return true;
+}
+
 static enum outcome serve_exception(struct compartment *compartment, const struct dune_exit *exit)
 {
 	struct memory_bounds bounds = compartment_bounds(compartment);
@@ -150,7 +164,7 @@ static enum outcome serve_exception(struct compartment *compartment, const struc
 	if (exit->vector == VECTOR_PAGE_FAULT && !exit->from_monitor &&
 	    address_space_fault(compartment->space, &bounds, exit->address, exit->error_code) == 0)
 		return GO_ON;
-	if (!exit->from_monitor && gate_direct_store_failed(compartment))
+	if (!exit->from_monitor && (gate_direct_store_failed(compartment) || random_store_failed(compartment)))
 		return GO_ON;
 	compartment->info.end = compartment->out_of_memory ? STHREAD_OUT_OF_MEMORY : STHREAD_FAULTED;
 	compartment->info.vector = exit->vector;

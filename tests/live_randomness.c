@@ -318,7 +318,138 @@ static void children_repeat_nothing(void)
 	CU_ASSERT(repeats(draws, PROCESSES * LIVES, offsetof(struct draw, plain), sizeof(draws->plain)) > 0);
 }
 
+/* ---- random bytes that cost no exit (struct dune_random) --------------------------------------------------------- */
+
+enum {
+	PIECE = 40,
+	PIECES = 4, /* more than there are bytes for: the last one is served */
+	PAGE = 4096
+};
+
+struct pieces {
+	uint64_t window;
+	uint8_t bytes[PIECES][PIECE];
+	unsigned left_over; /* of the life before: bytes of the page that are not 0, beside the new random ones */
+	unsigned not_wiped; /* bytes that are still in the page after they were handed out */
+	int error;
+};
+
+static void *draw_pieces(void *argument)
+{
+	struct pieces *to = argument;
+	volatile uint8_t *page = (volatile uint8_t *)to->window + WINDOW_RANDOM;
+
+	to->left_over = to->not_wiped = 0;
+	for (unsigned i = RANDOM_BYTES + RANDOM_SIZE; i < PAGE; i++)
+		to->left_over += page[i] != 0;
+	to->error = 0;
+	for (int i = 0; i < PIECES; i++)
+		to->error += syscall(SYS_getrandom, to->bytes[i], PIECE, 0) != PIECE;
+	for (int i = 0; i < PIECES; i++)
+		for (unsigned at = 0; at + 8 <= PAGE; at++)
+			to->not_wiped += memcmp((const uint8_t *)page + at, to->bytes[i], 8) == 0;
+	memset((uint8_t *)page, 0xee, PAGE); /* for the next one, and to its own harm */
+	return (void *)1;
+}
+
+static bool in_ring3(void)
+{
+	return !live_ring0_native() && !live_from_ring0();
+}
+
+static void quiet_random(void)
+{
+	enum {
+		LIVES = 50
+	};
+	sc_t sc;
+
+	live_init();
+
+	tag_t tag = tag_new();
+	struct pieces *to = smalloc(tag, sizeof(*to) * LIVES);
+
+	sc_init(&sc);
+	sc_mem_add(&sc, tag, BOTH);
+	for (int i = 0; i < LIVES; i++) {
+		to[i].window = live_window();
+
+		struct life life = live_run(&sc, draw_pieces, &to[i]);
+
+		ASSERT_RETURNED(life, 1);
+		ASSERT_EQUAL(to[i].error, 0);
+		ASSERT_EQUAL(to[i].left_over, 0);
+		ASSERT_EQUAL(to[i].not_wiped, 0);
+		/* The first life is found to want them. */
+		ASSERT_EQUAL(life.info.calls_served, i && in_ring3() ? PIECES - RANDOM_SIZE / PIECE : PIECES);
+	}
+	for (int i = 0; i < LIVES * PIECES; i++)
+		for (int other = 0; other < i; other++)
+			CU_ASSERT(memcmp(to[i / PIECES].bytes[i % PIECES], to[other / PIECES].bytes[other % PIECES],
+					 PIECE) != 0);
+}
+
+static void *draw_into(void *argument)
+{
+	uint8_t good[8] = { 0 };
+	long bad = syscall(SYS_getrandom, argument, 8, 0);
+
+	if (syscall(SYS_getrandom, good, 8, 0) != 8 || !memcmp(good, (uint8_t[8]){ 0 }, 8))
+		return (void *)2;
+	return (void *)(uintptr_t)(bad == -1 && errno == EFAULT);
+}
+
+static void bad_buffers(void)
+{
+	static const uint8_t constant[8];
+
+	live_init();
+	ASSERT_RETURNED(live_run_bare(draw_into, (void *)8), 1);
+	for (int i = 0; i < 3; i++) {
+		ASSERT_RETURNED(live_run_bare(draw_into, (void *)8), 1);
+		ASSERT_RETURNED(live_run_bare(draw_into, (void *)constant), 1);
+		ASSERT_RETURNED(live_run_bare(draw_into, (void *)(live_window() + WINDOW_LIFE)), 1);
+		ASSERT_RETURNED(live_run_bare(draw_into, (void *)((uint64_t)1 << 63)), 1);
+	}
+}
+
+static void *draw_nine(void *unused)
+{
+	uint8_t to[9];
+
+	(void)unused;
+	return (void *)syscall(SYS_getrandom, to, 9, 0);
+}
+
+static void counted_random(void)
+{
+	sc_t limited, filtered;
+
+	live_init();
+	sc_init(&limited);
+	sc_call_budget(&limited, 1000);
+	sc_init(&filtered);
+	sc_sys_filter(&filtered, SYS_getrandom, 1, SC_LESS_OR_EQUAL, 8);
+	for (int i = 0; i < 3; i++) {
+		struct life life = live_run(&limited, draw_nine, NULL);
+
+		ASSERT_RETURNED(life, 9);
+		ASSERT_EQUAL(life.info.calls_served, 1);
+		life = live_run(&filtered, draw_nine, NULL);
+		ASSERT_RETURNED(life, -1);
+		ASSERT_EQUAL(life.info.calls_denied, 1);
+	}
+	ASSERT_RETURNED(live_run_bare(draw_nine, NULL), 9);
+	ASSERT_EQUAL(live_run_bare(draw_nine, NULL).info.calls_served, in_ring3() ? 0 : 1); /* the control */
+}
+
 static const struct harness_test tests[] = {
+	{ "random bytes handed out in ring 3 are new in each life, wiped, and nothing of the last life is beside them",
+	  quiet_random, HARNESS_FORK },
+	{ "getrandom() into memory that cannot be written fails with EFAULT and the life goes on", bad_buffers,
+	  HARNESS_FORK },
+	{ "getrandom() is told to the supervisor where a policy counts calls or has a condition on it", counted_random,
+	  HARNESS_FORK },
 	{ "no life repeats random bytes, a key share, a canary, an instance or a process id", nothing_repeats,
 	  HARNESS_FORK, .seconds = 60 },
 	{ "a long-lived gate goes on with its own random stream", gates_go_on, HARNESS_FORK },

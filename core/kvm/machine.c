@@ -324,7 +324,8 @@ static int lay_out_monitor(struct dune_machine *machine)
 	};
 	unsigned state_pages = clean_state_pages();
 	if (state_pages > STATE_PAGES_MAX)
-		return dune_fail(ENOTSUP, "this processor's vector state has %u pages, more than the %d there is room for",
+		return dune_fail(ENOTSUP,
+				 "this processor's vector state has %u pages, more than the %d there is room for",
 				 state_pages, (int)STATE_PAGES_MAX);
 	struct dune_tables *tables = &machine->tables;
 	if (!(machine->edit_root = dune_tables_new(tables)) ||
@@ -365,6 +366,8 @@ static int lay_out_monitor(struct dune_machine *machine)
 	machine->trampoline_touch = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_touch);
 	machine->trampoline_call = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_call);
 	machine->trampoline_service = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_service);
+	machine->trampoline_random_copy = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_random_copy);
+	machine->trampoline_random_end = in_window(machine, WINDOW_TRAMPOLINE, begin, dune_trampoline_random_end);
 	if (map_shared(machine, WINDOW_MONITOR, code, 0) != 0 ||
 	    map_shared(machine, WINDOW_DESCRIPTORS, idt, DUNE_PTE_NO_EXECUTE) != 0 ||
 	    map_shared(machine, WINDOW_DESCRIPTORS + DUNE_PAGE_SIZE, gdt, DUNE_PTE_NO_EXECUTE) != 0 ||

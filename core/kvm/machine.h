@@ -66,6 +66,7 @@ struct dune_machine {
 	uint64_t trampoline_enter_direct, trampoline_direct_call, trampoline_direct_done, trampoline_direct_store;
 	uint64_t trampoline_direct_back;
 	uint64_t trampoline_clock, trampoline_day;
+	uint64_t trampoline_random_copy, trampoline_random_end; /* where a store into a caller's buffer may fault */
 	uint64_t trampoline_touch, trampoline_call, trampoline_counter; /* for probing */
 	uint64_t clock_multiplier;                                      /* of the clocks in ring 3; 0: there are none */
 	bool clock_has_offset;                                          /* virtual CPUs' counters are not the host's */

@@ -21,6 +21,7 @@
 #define WINDOW_USER 0x40010000         /* from here on the layer above decides, but for these 64 KiB: */
 #define WINDOW_LIFE 0x41f80000         /* struct dune_life: user, read-only */
 #define WINDOW_LIFE_MONITOR 0x41f81000 /* the same page for the monitor: supervisor, writable */
+#define WINDOW_RANDOM 0x41f82000       /* struct dune_random: user, writable */
 #define WINDOW_LIFE_END 0x41f90000
 
 /* Fifth GiB: in the roots of Dune's mirror only. */
@@ -35,6 +36,12 @@
 #define LIFE_CLOCK_BASE 48
 #define LIFE_DIRECT 2048 /* which direct calls it may make: pairs {handle, offset from WINDOW_DIRECT}, */
 #define LIFE_DIRECT_COUNT 256 /* found by the handle's lowest byte */
+
+/* struct dune_random */
+#define RANDOM_LEFT 0
+#define RANDOM_RESUME 8
+#define RANDOM_BYTES 16
+#define RANDOM_SIZE 128
 
 /* struct dune_direct: state, then what a call needs */
 #define DIRECT_COUNT 1024
@@ -89,7 +96,8 @@
 /* System call numbers answered without an exit (Linux, x86-64). */
 #define NUMBER_GETPID 39
 #define NUMBER_GETTID 186
-/* Made by the trampoline itself. */
+/* Made by the trampoline itself; getrandom() only where SYSCALL stays in ring 3. */
+#define NUMBER_GETRANDOM 318
 #define NUMBER_GETTIMEOFDAY 96
 #define NUMBER_CLOCK_GETTIME 228
 /* And two that are not Linux's: a direct call, and the return from it. */

@@ -291,6 +291,8 @@ dune_monitor_end:
 	.globl dune_trampoline_enter_direct, dune_trampoline_enter_direct_fxsave, dune_trampoline_direct_call
 	.globl dune_trampoline_direct_done, dune_trampoline_direct_done_fxsave, dune_trampoline_direct_back
 	.globl dune_trampoline_direct_store, dune_trampoline_direct_store_fxsave
+	.hidden dune_trampoline_random_copy, dune_trampoline_random_end
+	.globl dune_trampoline_random_copy, dune_trampoline_random_end
 	.balign 16
 dune_trampoline_begin:
 /*
@@ -345,9 +347,36 @@ dune_trampoline_syscall:
 	je	1f
 	cmpl	$NUMBER_GETTID, %eax
 	je	1f
-	outb	%al, $PORT_SYSTEM_CALL
+	cmpl	$NUMBER_GETRANDOM, %eax
+	je	3f
+2:	outb	%al, $PORT_SYSTEM_CALL
 	ud2
 1:	movl	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_LIFE + LIFE_PROCESS_ID(%rip), %eax
+	jmpq	*%rcx
+/*
+ * getrandom(): RDI = buffer, RSI = size.  Hands out bytes of struct dune_random while there are enough, and wipes them.
+ * The copy loop counts RCX down, so RCX waits in `resume`.  Clobbers RCX and R11, as SYSCALL does; RAX = size.  No stack is
+ * used: what lies below RSP is the caller's.  A fault at the buffer ends in the supervisor, which answers EFAULT.
+ */
+3:	movl	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_RANDOM + RANDOM_LEFT(%rip), %r11d
+	cmpq	%r11, %rsi
+	ja	2b
+	subl	%esi, %r11d
+	movl	%r11d, dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_RANDOM + RANDOM_LEFT(%rip)
+	movq	%rcx, dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_RANDOM + RANDOM_RESUME(%rip)
+	leaq	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_RANDOM + RANDOM_BYTES(%rip), %rax
+	addq	%rax, %r11
+	movl	%esi, %ecx
+dune_trampoline_random_copy:
+	jrcxz	4f
+	movb	-1(%r11, %rcx), %al
+	movb	%al, -1(%rdi, %rcx)
+	movb	$0, -1(%r11, %rcx)
+	decl	%ecx
+	jmp	dune_trampoline_random_copy
+dune_trampoline_random_end:
+4:	movl	%esi, %eax
+	movq	dune_trampoline_begin - WINDOW_TRAMPOLINE + WINDOW_RANDOM + RANDOM_RESUME(%rip), %rcx
 	jmpq	*%rcx
 
 /* The same where the program's own handler answers all calls. */

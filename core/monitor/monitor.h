@@ -12,6 +12,7 @@
 /* The pieces of monitor.S, as data: they run from their copies in the window. */
 extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_forward[], dune_monitor_edit[],
 	dune_monitor_exchange[], dune_monitor_refresh[], dune_monitor_end[];
+extern const uint8_t dune_trampoline_random_copy[], dune_trampoline_random_end[];
 extern const uint8_t dune_trampoline_begin[], dune_trampoline_enter[], dune_trampoline_enter_fxsave[];
 extern const uint8_t dune_trampoline_syscall[], dune_trampoline_forward[], dune_trampoline_service[],
 	dune_trampoline_service_gate[];
@@ -50,6 +51,18 @@ _Static_assert(offsetof(struct dune_life, clock_multiplier) == LIFE_CLOCK_MULTIP
 _Static_assert(offsetof(struct dune_life, clock_entries) == LIFE_CLOCK_ENTRIES, "monitor.S reads it");
 _Static_assert(offsetof(struct dune_life, clock_counter) == LIFE_CLOCK_COUNTER, "monitor.S reads it");
 _Static_assert(offsetof(struct dune_life, clock_base) == LIFE_CLOCK_BASE, "monitor.S reads it");
+
+/* Random bytes of this life, at WINDOW_RANDOM.  The trampoline hands them out from the end and wipes them.  Ring 3 can change
+ * all of it, to its own harm: the supervisor believes nothing that it reads here. */
+struct dune_random {
+	uint32_t left; /* bytes not handed out yet; 0: getrandom() is a served call */
+	uint32_t unused;
+	uint64_t resume; /* of the call under way: where it returns to */
+	uint8_t bytes[RANDOM_SIZE];
+};
+_Static_assert(offsetof(struct dune_random, left) == RANDOM_LEFT, "monitor.S uses left");
+_Static_assert(offsetof(struct dune_random, resume) == RANDOM_RESUME, "monitor.S uses resume");
+_Static_assert(offsetof(struct dune_random, bytes) == RANDOM_BYTES, "monitor.S uses bytes");
 
 /* 64-bit TSS with an I/O bitmap for ports 0..PORT_LAST (AMD64 APM vol. 2, 12.2.5 and 12.2.4). */
 struct dune_tss {

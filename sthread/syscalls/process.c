@@ -43,6 +43,7 @@ long serve_nothing(struct call *call)
 long serve_getrandom(struct call *call)
 {
 	uint8_t random[RANDOM_MAX];
+	call->compartment->space->wants_random = true; /* its next lives find some where they are */
 	size_t size = call->argument[1] < sizeof random ? call->argument[1] : sizeof random;
 	if (supervisor_random(random, size) != 0)
 		return -EAGAIN;
