@@ -275,6 +275,39 @@ try_reports() {
 	same 0 $stopped 'SIGINT ends it with status 0'
 }
 
+exits_for() { # COMMAND...: what the server counts from its start to its end
+	start
+	"$@" >/dev/null
+	stop TERM
+	sed -n 's/^  machine: exits \([0-9]*\),.*/\1/p' out
+}
+connections() { # COUNT, with a request each
+	local i
+	for ((i = 0; i < $1; i++)); do get -o /dev/null -H 'Connection: close' $url/; done
+}
+kept_requests() { # COUNT, in one connection
+	local i urls=()
+	for ((i = 0; i < $1; i++)); do urls+=(-o /dev/null $url/); done
+	get "${urls[@]}"
+}
+# Exits of 40 operations more, without those by which slices end: the least of three tries.
+at_most() { # EXITS COMMAND NAME
+	local exits least=
+	for _ in 1 2 3; do
+		exits=$(($(exits_for "$2" 50) - $(exits_for "$2" 10)))
+		[ -n "$least" ] && [ $exits -ge $least ] || least=$exits
+		[ $least -gt $(($1 * 40)) ] || break
+	done
+	[ $least -gt 0 ] && [ $least -le $(($1 * 40)) ]
+	verdict $? "$3"
+	echo "# 40 take $least exits"
+}
+
+try_exits() {
+	at_most 6 connections 'a new connection with its request takes at most six exits'
+	at_most 3 kept_requests 'a request in an open connection takes at most three exits'
+}
+
 for mode in $modes; do
 	if [ "$mode" = sthread ] && ! { : <>/dev/kvm; } 2>/dev/null; then
 		number=$((number + 1))
@@ -295,6 +328,8 @@ for mode in $modes; do
 	try_tls
 	try_changes
 	try_reports
+	# Where ring 0 is native a getrandom() exits as well; and slices of an emulated machine end everywhere.
+	[ "$mode" != sthread ] || [ -n "${TEST_LANE-}" ] || try_exits
 done
 echo "1..$number"
 exit $bad

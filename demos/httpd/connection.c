@@ -30,6 +30,7 @@ enum {
 	LINGER_SECONDS = 2, /* for the peer to read the last answer */
 	TURNS_MAX = 8,      /* of one connection before the others get theirs */
 	INPUTS = 5,
+	WANTED_MAX = 256, /* bytes that TLS can ask to wait for: more than the end of any handshake */
 };
 
 struct connection {
@@ -269,14 +270,25 @@ static bool run(struct connection *c, struct compartment *compartment, const str
 	return false;
 }
 
+/* The input that TLS gets a turn for.  The client's last handshake message often comes alone, just before its first request,
+ * and needs no answer: a turn for it would be one too many. */
+static uint64_t input_to_show(const struct connection *c)
+{
+	uint32_t wanted = word_load(&c->wire->wanted);
+	bool too_little = c->tls.kind != NULL && c->in_produced - c->tls_inputs[0] < wanted && wanted <= WANTED_MAX;
+
+	return too_little && (c->orders & ORDER_INPUT_ENDED) == 0 ? c->tls_inputs[0] : c->in_produced;
+}
+
 static bool run_tls(struct connection *c)
 {
 	/* That there is room again, and that a request is over, it learns when it has something to do about it. */
-	uint64_t now[INPUTS] = { c->in_produced, c->tls_held ? c->out_consumed : 0, position_load(&c->reply->produced),
-				 c->pressed, c->orders };
+	uint64_t now[INPUTS] = { input_to_show(c), c->tls_held ? c->out_consumed : 0,
+				 position_load(&c->reply->produced), c->pressed, c->orders };
 
 	if (c->tls_ended || !may_run(&c->tls, now, c->tls_inputs))
 		return false;
+	now[0] = c->in_produced;
 	if (!run(c, &c->tls, &tls_kind, &c->tls_policy, c->wire))
 		return false;
 	if (c->tls.state == COMPARTMENT_ENDED)

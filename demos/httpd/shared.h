@@ -66,6 +66,8 @@ struct wire_region {
 	shared_position in_consumed;
 	shared_position out_produced;
 	shared_word status;
+	shared_word
+		wanted; /* bytes of input, from its last turn on, with fewer than which it could do nothing worth a turn */
 
 	uint8_t in[WIRE_IN_SIZE];
 	uint8_t out[WIRE_OUT_SIZE];

@@ -25,6 +25,7 @@ enum {
 struct tls_state {
 	SSL *ssl;
 	BIO *in, *out; /* owned by ssl: ciphertext on its way to and from the wire region */
+	bool finished; /* our part of the handshake is complete */
 	bool open;     /* the handshake is complete */
 	bool ended;    /* the peer's stream has ended */
 	bool failed;   /* nothing is read or written any more, only what is in out still leaves */
@@ -91,9 +92,10 @@ static void on_message(int sent, int version, int content_type, const void *byte
 {
 	struct tls_state *state = arg;
 
-	(void)sent;
 	(void)version;
 	(void)ssl;
+	if (sent != 0 && content_type == SSL3_RT_HANDSHAKE && length > 0 && *(const uint8_t *)bytes == SSL3_MT_FINISHED)
+		state->finished = true;
 	if (content_type != SSL3_RT_HANDSHAKE || state->messages > MESSAGES_MAX)
 		return;
 	if (length > MESSAGES_MAX - state->messages) {
@@ -193,12 +195,33 @@ static bool give_wire(struct tls_state *state)
 	return moved;
 }
 
+/* How much the client will send at least, if a request is to come with the last message of its handshake (RFC 8446, 4.4.4, 5.1
+ * and D.4): a record that says change_cipher_spec, one with Finished, and some of the next one. */
+static uint32_t last_flight(const SSL *ssl)
+{
+	enum {
+		RECORD_HEADER = 5,
+		CHANGE_CIPHER_SPEC = RECORD_HEADER + 1,
+		MESSAGE_HEADER = 4,
+		CONTENT_TYPE = 1,
+		AEAD_TAG = 16 /* all suites of TLS 1.3 that are offered */
+	};
+	const SSL_CIPHER *cipher = SSL_get_current_cipher(ssl);
+	const EVP_MD *hash = cipher == NULL ? NULL : SSL_CIPHER_get_handshake_digest(cipher);
+
+	if (hash == NULL || SSL_version(ssl) != TLS1_3_VERSION)
+		return 0;
+	return CHANGE_CIPHER_SPEC + RECORD_HEADER + MESSAGE_HEADER + (uint32_t)EVP_MD_get_size(hash) + CONTENT_TYPE +
+	       AEAD_TAG + 1;
+}
+
 static bool shake_hands(struct tls_state *state)
 {
 	int result = SSL_do_handshake(state->ssl);
 
 	if (result != 1) {
-		(void)wants_input(state, result);
+		if (wants_input(state, result) && state->finished)
+			word_store(&state->wire->wanted, last_flight(state->ssl));
 		return false;
 	}
 	state->open = true;
@@ -304,6 +327,7 @@ static enum step tls_step(void *private_memory, void *shared)
 	ERR_clear_error();
 	if (state->wire == NULL && !tls_start(state, shared))
 		return STEP_DONE;
+	word_store(&state->wire->wanted, 0);
 	orders = word_load(&state->wire->orders);
 	if (!state->failed)
 		next_request(state);
