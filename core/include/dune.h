@@ -60,6 +60,10 @@ struct dune_host {
 	double trap_nanoseconds; /* median of a page fault in ring 3, reported by an exit, and back */
 	double call_nanoseconds; /* median of a system call in ring 3, reported by an exit, and back */
 	bool ring3_clocks;       /* compartments read clocks from the time-stamp counter, without a call */
+	/* What is restored of a finished sthread: the pages that the dirty bits tell.  NULL; or else all that were copied,
+	 * because of this. */
+	const char *recycling_copies;
+	bool dirty_bits_cached; /* a dirty bit that is cleared stays clear until the TLB is flushed */
 };
 
 /* Opens KVM, makes the process's virtual machine if there is none yet, and says what the host offers.

@@ -1,6 +1,6 @@
 /*
  * probe.c - what a host's KVM does, found out by running code in it: how compartments reach the supervisor, whether
- * ring 0 is native, how page tables are walked, what an exit costs.
+ * ring 0 is native, how page tables are walked, whether dirty bits can be trusted, what an exit costs.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -151,6 +151,54 @@ static int find_paging(struct probe *probe)
 	return 0;
 }
 
+/* Clears the dirty bit from here.  flush: and has the translation dropped before the next run. */
+static void clear_dirty(struct probe *probe, bool flush)
+{
+	__atomic_fetch_and(probe->data_entry, ~DUNE_PTE_DIRTY, __ATOMIC_SEQ_CST);
+	probe->context.generation += flush;
+}
+
+/* Reads or writes the page.  Returns whether its entry is dirty then; -1: it could not be done. */
+static int dirty_after(struct probe *probe, bool write)
+{
+	if (run(probe, probe->machine->trampoline_touch, probe->data, write) != DUNE_EXIT_SERVICE)
+		return unexpected(probe, "memory cannot be touched");
+	return (*probe->data_entry & DUNE_PTE_DIRTY) != 0;
+}
+
+/*
+ * Whether finished sthreads can be put back by the dirty bits: a read leaves them clear, a write sets them, and one that is
+ * cleared from here is set by the next write once the translation was flushed.  Where page tables are shadowed, what is
+ * cleared from here is not seen; where ring 0 is interpreted, nothing is known of who walks the tables.
+ */
+static int find_recycling(struct probe *probe)
+{
+	enum {
+		TRIES = 8
+	};
+	struct dune_host *host = &probe->machine->host;
+	host->recycling_copies = !host->ring0_native ? "ring 0 is interpreted" :
+				 host->shadow_paging ? "page tables are shadowed" :
+				 !host->dirty_bits   ? "dirty bits do not follow what ring 3 does" :
+						       NULL;
+	for (unsigned i = 0; i < TRIES && !host->recycling_copies; i++) {
+		clear_dirty(probe, true);
+		int read = dirty_after(probe, false), written = dirty_after(probe, true);
+		clear_dirty(probe, false);
+		int unflushed = dirty_after(probe, true);
+		clear_dirty(probe, true);
+		int again = dirty_after(probe, true);
+		if (read < 0 || written < 0 || unflushed < 0 || again < 0)
+			return -1;
+		host->dirty_bits_cached |= !unflushed;
+		if (read)
+			host->recycling_copies = "reading sets dirty bits";
+		else if (!written || !again)
+			host->recycling_copies = "writing does not set a dirty bit that was cleared";
+	}
+	return 0;
+}
+
 /* Whether ring 3 can be given clocks: its counter must be the host's, or differ by what KVM says. */
 static void find_clock(struct probe *probe, const struct dune_clock_sample *from)
 {
@@ -203,9 +251,10 @@ int dune_machine_probe(struct dune_machine *machine)
 	struct probe probe = { .machine = machine };
 	struct dune_clock_sample began = dune_clock_now();
 	machine->host.ring0_native = true;
+	machine->host.shadow_paging = true; /* flushes the careful way until more is known */
 	machine->host.exit_path = DUNE_EXIT_IO_BITMAP;
 	if (prepare(&probe) != 0 || find_exit_path(&probe) != 0 || find_vector_state(&probe) != 0 ||
-	    find_ring0(&probe) != 0 || find_paging(&probe) != 0)
+	    find_ring0(&probe) != 0 || find_paging(&probe) != 0 || find_recycling(&probe) != 0)
 		return -1;
 	machine->host.exit_nanoseconds = cost(&probe, machine->trampoline_touch, probe.data);
 	machine->host.trap_nanoseconds = cost(&probe, machine->trampoline_touch, probe.absent);

@@ -68,6 +68,7 @@ struct dune_vcpu {
 	_Atomic unsigned kicks; /* that came while it was running: it was out of the guest then, and goes in no more */
 	_Atomic bool kicked;    /* a kick that came when it was not running: the next run returns at once */
 	uint64_t exits;         /* that reached user space, monitor calls included */
+	uint64_t reloads;       /* of a root that was loaded already, because its generation had changed */
 	uint64_t clock_multiplier, clock_offset; /* of the clocks in ring 3 (clock.h); 0: none on this one */
 	/* Contexts that ran without KVM_RUN (struct dune_vcpu_local): whose vector state is in local_image, if anybody's. */
 	uint64_t local_tenant;

@@ -52,6 +52,8 @@ int main(void)
 	printf("paging                 %s\n",
 	       host.shadow_paging ? "shadow: rights are taken away by the monitor only" : "two-dimensional");
 	printf("accessed/dirty bits    %s\n", yes(host.dirty_bits));
+	printf("recycling              %s%s\n", host.recycling_copies ? "pages already copied: " : "dirty bits",
+	       host.recycling_copies ? host.recycling_copies : "");
 	printf("PCID, INVPCID          %s, %s\n", yes(host.pcid), yes(host.invpcid));
 	printf("SMEP, SMAP, UMIP       %s, %s, %s\n", yes(host.smep), yes(host.smap), yes(host.umip));
 	printf("vector state           %s, components %#llx\n", host.xsave ? "XSAVE" : "FXSAVE",
