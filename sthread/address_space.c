@@ -8,13 +8,8 @@
 #include "tag.h"
 
 enum {
-	WORKING_SET_PAGES = 512,    /* remembered for each shape, */
-	WORKING_SET_TABLES = 32,    /* and page tables that lead to them */
-	LEARN_PAGES = 1024,         /* looked at after a life */
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
-	REBINDS_FOR_ONE = 4,        /* lives of a shape that had to have tags taken away, for one address space more, */
-	SPACES_FOR_TAGS = 256,      /* as long as there are fewer than these */
-	WORKING_SETS = 256,         /* shapes whose working set is remembered */
+	SPACES_FOR_TAGS = 256, /* and before a shape gets no more for the tags of its lives */
 	CANARY_OFFSET =
 		0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
 };
@@ -24,7 +19,7 @@ static struct address_space *idle_spaces;
 static uint64_t space_count;
 static uint64_t base_root; /* snapshot_root(); 0: not made yet */
 
-/* ---- making and taking ----------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------------- */
 
 uint64_t space_snapshot_value(const struct snapshot_region *region, uint64_t address)
 {
@@ -72,7 +67,9 @@ static int map_special(struct address_space *space)
 	uint64_t origin = region->frames[(thread_page - region->start) / DUNE_PAGE_SIZE];
 	if (space_make_private(space, thread_page, origin, false) != 0)
 		return -1;
-	space->canary = (uint8_t *)dune_physical_at(machine, space->pages[space->page_count - 1].frame) +
+	struct private_page *page = &space->pages[space->page_count - 1];
+	page->always = page->stays = true;
+	space->canary = (uint8_t *)dune_physical_at(machine, page->frame) +
 			(supervisor.snapshot.thread_pointer & DUNE_PAGE_MASK) + CANARY_OFFSET;
 	return 0;
 }
@@ -107,75 +104,7 @@ static struct address_space *make(void)
 	return space;
 }
 
-/* ---- what lives of one shape write to --------------------------------------------------------------- */
-
-/* New address spaces get private copies of these pages at once, instead of one fault each. */
-struct working_set {
-	struct working_set *next;
-	uint64_t shape;
-	size_t count, tables;
-	unsigned rebinds; /* since an address space was made for that */
-	uint64_t addresses[WORKING_SET_PAGES];
-};
-static struct working_set *working_sets;
-static unsigned working_set_count;
-
-static struct working_set *working_set_of(uint64_t shape)
-{
-	struct working_set *set = working_sets;
-	while (set && set->shape != shape)
-		set = set->next;
-	return set;
-}
-
-/* A life may have been hostile, and later ones shall not pay for it: pages that lie far from all others need a page table
- * each. */
-static void add_to_set(struct working_set *set, uint64_t address)
-{
-	bool near = false;
-	for (size_t i = 0; i < set->count; i++) {
-		if (set->addresses[i] == address)
-			return;
-		near = near || set->addresses[i] / DUNE_LARGE_PAGE_SIZE == address / DUNE_LARGE_PAGE_SIZE;
-	}
-	if (!near && set->tables == WORKING_SET_TABLES)
-		return;
-	set->tables += !near;
-	set->addresses[set->count++] = address;
-}
-
-/* Learns from a life that made private pages of its own.  Pages are added in the order they were made in. */
-static void learn(const struct address_space *space)
-{
-	struct working_set *set = working_set_of(space->shape);
-	if (!set) {
-		if (working_set_count == WORKING_SETS || !(set = calloc(1, sizeof *set)))
-			return;
-		working_set_count++;
-		*set = (struct working_set){ .next = working_sets, .shape = space->shape };
-		working_sets = set;
-	}
-	size_t end =
-		space->learned + LEARN_PAGES < space->page_count ? space->learned + LEARN_PAGES : space->page_count;
-	for (size_t i = space->learned; i < end && set->count < WORKING_SET_PAGES; i++)
-		if (tag_at(space->pages[i].address) < 0) /* the next life may have another tag */
-			add_to_set(set, space->pages[i].address);
-}
-
-/* Preconditions: the space has never run. */
-static int prepare(struct address_space *space, uint64_t shape)
-{
-	const struct working_set *set = working_set_of(shape);
-	for (size_t i = 0; set && i < set->count; i++) {
-		const uint64_t *entry = space_entry(space, set->addresses[i]);
-		if (entry && *entry & DUNE_PTE_PRIVATE)
-			continue;
-		uint64_t origin = space_pristine_value(space, set->addresses[i]) & DUNE_PTE_FRAME;
-		if (space_make_private(space, set->addresses[i], origin, false) != 0)
-			return -1;
-	}
-	return 0;
-}
+/* ---- taking and giving back ------------------------------------------------------------------------- */
 
 /* How well an idle space fits. */
 enum fitness {
@@ -201,17 +130,6 @@ static enum fitness fitness(const struct address_space *space, const struct poli
 						     WITH_OTHER_TAGS;
 }
 
-/* A shape whose lives have other tags again and again, those of this connection or that one, shall not pay for an exit and
- * an edit for each page each time: it gets another address space now and then, which keeps its tags. */
-static bool wants_one_more(uint64_t shape)
-{
-	struct working_set *set = working_set_of(shape);
-	if (space_count >= SPACES_FOR_TAGS || !set || ++set->rebinds < REBINDS_FOR_ONE)
-		return false;
-	set->rebinds = 0;
-	return true;
-}
-
 /* Finds the idle space that fits best: one that ran this shape, if possible with the same tags mapped. */
 static struct address_space *take_idle(const struct policy *policy, const struct pristine *pristine, uint64_t shape)
 {
@@ -229,7 +147,7 @@ static struct address_space *take_idle(const struct policy *policy, const struct
 			best = link;
 		}
 	}
-	if (!best || (best_fitness == WITH_OTHER_TAGS && wants_one_more(shape)))
+	if (!best || (best_fitness == WITH_OTHER_TAGS && space_count < SPACES_FOR_TAGS && space_rebinds_often(shape)))
 		return NULL;
 	struct address_space *space = *best;
 	*best = space->next_idle;
@@ -244,7 +162,7 @@ static struct address_space *take(const struct policy *policy, struct pristine *
 	if (made && !(space = make()))
 		return NULL;
 	if ((space->pristine != pristine && space_rebase(space, pristine) != 0) ||
-	    (made && prepare(space, shape) != 0)) {
+	    (made && space_prepare(space, shape) != 0)) {
 		space->poisoned = true;
 		address_space_release(space);
 		return NULL;
@@ -271,8 +189,9 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 	struct address_space *space = tags_exist(policy) ? take(policy, pristine, shape) : NULL;
 	if (!space)
 		return NULL;
-	*restored = space->lives ? address_space_restore(space) : 0;
-	if (space_bind_tags(space, policy) != 0) {
+	bool bound = space_bind_tags(space, policy) == 0; /* first: copies of pages of other tags go */
+	*restored = bound && space->lives ? space_restore(space) : 0;
+	if (!bound || space_forget_unwritten(space) != 0) {
 		space->poisoned = true;
 		address_space_release(space);
 		return NULL;
@@ -285,7 +204,7 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 void address_space_release(struct address_space *space)
 {
 	if (space->page_count > space->learned)
-		learn(space);
+		space_learn(space);
 	if (space->poisoned || space_give_back_growth(space) != 0)
 		return; /* never used again; its pages are lost, which is safe */
 	space->next_idle = idle_spaces;

@@ -18,7 +18,11 @@
 struct private_page {
 	uint64_t address;
 	uint64_t frame;
-	uint64_t origin; /* the snapshot's frame; 0: zeros */
+	uint64_t origin; /* the frame that it is a copy of: of the snapshot, a template or a tag; 0: zeros */
+	uint64_t *entry; /* that leads to it, in a table of the space's own */
+	bool always; /* copied for each life: its origin, or what the supervisor stores in it, changes between lives */
+	bool stays;  /* never given back */
+	uint8_t clean; /* how often it was looked at and found as it should be, up to now and without a break */
 };
 
 struct address_space {
@@ -57,15 +61,16 @@ struct memory_bounds {
 	bool *out_of_memory;    /* set when it would have the page, but for the quota or for want of memory */
 };
 
-/* Takes an idle address space that shows this pristine state and has served this policy's shape and function before, or
- * makes one with private copies of the pages that such lives have written to; maps the policy's tags and no others.
+/* Takes an idle address space that shows this pristine state and has served this policy's shape and function before, its
+ * private pages restored, or makes one with private copies of the pages that such lives have written to; maps the
+ * policy's tags and no others.  *restored: how many pages were copied for that.
  * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO. */
 struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
 					 uint64_t *restored);
 /* Gives it back after a life. */
 void address_space_release(struct address_space *space);
-/* Puts private pages back to pristine.  Returns how many. */
-uint64_t address_space_restore(struct address_space *space);
+/* Whether a private page is another than its origin. */
+bool private_page_differs(const struct private_page *page);
 /* Begins a life: new instance, fresh randomness and canary.  quiet_random: getrandom() may be answered without the supervisor
  * being told.  Errors: those of getrandom(2). */
 int address_space_begin(struct address_space *space, uint64_t instance, bool quiet_random);

@@ -97,6 +97,8 @@ static uint64_t *reach(struct address_space *space, const struct memory_bounds *
 			return NULL;
 		entry = space_entry(space, page);
 	}
+	if (write)
+		space_mark_written(entry);
 	return entry;
 }
 

@@ -9,8 +9,7 @@
 #include <string.h>
 
 enum {
-	LEVELS_BELOW_ROOT = 3,
-	KEPT_PAGES = 1024, /* private pages an idle address space keeps; more are given back */
+	LEVELS_BELOW_ROOT = 3
 };
 
 uint64_t *space_entry(const struct address_space *space, uint64_t address)
@@ -87,7 +86,8 @@ int space_fill(struct address_space *space, uint64_t address, uint64_t value)
 
 /* ---- private pages --------------------------------------------------------------------------------- */
 
-static struct private_page *remember(struct address_space *space, uint64_t address, uint64_t frame, uint64_t origin)
+static struct private_page *remember(struct address_space *space, uint64_t address, uint64_t *entry, uint64_t frame,
+				     uint64_t origin)
 {
 	if (space->page_count == space->page_room) {
 		size_t room = space->page_room ? 2 * space->page_room : 64;
@@ -98,7 +98,9 @@ static struct private_page *remember(struct address_space *space, uint64_t addre
 		space->page_room = room;
 	}
 	struct private_page *page = &space->pages[space->page_count++];
-	*page = (struct private_page){ .address = address, .frame = frame, .origin = origin };
+	*page = (struct private_page){
+		.address = address, .frame = frame, .origin = origin, .entry = entry, .always = tag_at(address) >= 0
+	};
 	return page;
 }
 
@@ -114,7 +116,7 @@ int space_make_private(struct address_space *space, uint64_t address, uint64_t o
 	struct dune_table_link link;
 	uint64_t *entry = own(space, address, &link);
 	uint64_t frame = entry ? dune_frame_new(machine) : 0;
-	if (!frame || !remember(space, address, frame, origin)) {
+	if (!frame || !remember(space, address, entry, frame, origin)) {
 		if (frame)
 			dune_frame_free(machine, frame);
 		errno = ENOMEM;
@@ -155,19 +157,39 @@ void space_forget_private(struct address_space *space, uint64_t start, uint64_t 
 	space->learned = before_life;
 }
 
-uint64_t address_space_restore(struct address_space *space)
+void space_mark_written(uint64_t *entry)
 {
-	const struct dune_machine *machine = supervisor.machine;
+	if (!supervisor.machine->host.recycling_copies && *entry & DUNE_PTE_PRIVATE)
+		__atomic_fetch_or(entry, DUNE_PTE_DIRTY, __ATOMIC_RELAXED);
+}
+
+int space_give_back(struct address_space *space, bool (*wanted)(const struct address_space *space, size_t page))
+{
+	struct edit_list list = { 0 };
+	size_t kept = 0, before_life = space->learned;
+	for (size_t i = 0; i < space->page_count; i++)
+		if (wanted(space, i) && edit_list_add(&list, space->pages[i].entry,
+						      space_pristine_value(space, space->pages[i].address)) != 0) {
+			free(list.edits);
+			errno = ENOMEM;
+			return -1;
+		}
+	if (!list.count)
+		return 0;
+	if (edit_list_commit(space, &list) != 0)
+		return -1;
 	for (size_t i = 0; i < space->page_count; i++) {
-		const struct private_page *page = &space->pages[i];
-		void *memory = dune_physical_at(machine, page->frame);
-		if (page->origin)
-			memcpy(memory, dune_physical_at(machine, page->origin), DUNE_PAGE_SIZE);
-		else
-			memset(memory, 0, DUNE_PAGE_SIZE);
+		struct private_page page = space->pages[i];
+		if (wanted(space, i)) {
+			dune_frame_free(supervisor.machine, page.frame);
+			before_life -= i < space->learned;
+		} else {
+			space->pages[kept++] = page;
+		}
 	}
-	supervisor.statistics.pages_restored += space->page_count;
-	return space->page_count;
+	space->page_count = kept;
+	space->learned = before_life;
+	return 0;
 }
 
 /* ---- edits by the monitor -------------------------------------------------------------------------- */
@@ -215,8 +237,8 @@ static int add_cover(struct address_space *space, const struct pristine_page *pa
 {
 	struct dune_machine *machine = supervisor.machine;
 	uint64_t frame = dune_frame_new(machine);
-	bool remembered = frame && remember(space, page->address, frame, page->frame);
-	if (remembered && edit_list_add(list, entry, private_value(frame)) == 0) {
+	bool remembered = frame && remember(space, page->address, entry, frame, page->frame);
+	if (remembered && edit_list_add(list, entry, private_value(frame) | DUNE_PTE_DIRTY) == 0) {
 		supervisor.statistics.pages_copied++;
 		return 0;
 	}
@@ -254,27 +276,10 @@ int address_space_clear(struct address_space *space, const struct memory_bounds 
 	if (cover_template(space, bounds, start, end) != 0)
 		return -1;
 	for (size_t i = 0; i < space->page_count; i++)
-		if (space->pages[i].address >= start && space->pages[i].address < end)
+		if (space->pages[i].address >= start && space->pages[i].address < end) {
 			memset(dune_physical_at(supervisor.machine, space->pages[i].frame), 0, DUNE_PAGE_SIZE);
-	return 0;
-}
-
-int space_give_back_growth(struct address_space *space)
-{
-	struct dune_machine *machine = supervisor.machine;
-	struct edit_list list = { 0 };
-	if (space->page_count <= KEPT_PAGES)
-		return 0;
-	for (size_t i = KEPT_PAGES; i < space->page_count; i++) {
-		uint64_t address = space->pages[i].address, *entry = space_entry(space, address);
-		if (!entry || edit_list_add(&list, entry, space_pristine_value(space, address)) != 0)
-			return -1;
-	}
-	if (edit_list_commit(space, &list) != 0)
-		return -1;
-	for (size_t i = KEPT_PAGES; i < space->page_count; i++)
-		dune_frame_free(machine, space->pages[i].frame);
-	space->page_count = KEPT_PAGES;
+			space_mark_written(space->pages[i].entry);
+		}
 	return 0;
 }
 
@@ -311,6 +316,7 @@ static int rebase_page(struct address_space *space, uint64_t address, struct edi
 	if (*entry & DUNE_PTE_PRIVATE) {
 		struct private_page *page = find_private(space, address);
 		page->origin = value & DUNE_PTE_FRAME;
+		space_mark_written(entry);         /* it is no copy of that */
 		if (!space->lives && page->origin) /* else it is restored before the next one */
 			memcpy(dune_physical_at(supervisor.machine, page->frame),
 			       dune_physical_at(supervisor.machine, page->origin), DUNE_PAGE_SIZE);

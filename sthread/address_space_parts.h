@@ -3,6 +3,7 @@
  *
  *   address_space.c          making, taking, giving back
  *   address_space_pages.c    entries, private pages, edits by the monitor
+ *   address_space_restore.c  what lives have written to, put back; and what they write to, learned and forgotten
  *   address_space_tags.c     tags mapped in, and taken away
  *   address_space_access.c   page faults; reading and writing by the compartment's rights
  *
@@ -34,12 +35,15 @@ int space_fill(struct address_space *space, uint64_t address, uint64_t value);
  * translation cached for reading, and the monitor makes the edit.  Errors: ENOMEM, EIO.
  */
 int space_make_private(struct address_space *space, uint64_t address, uint64_t origin, bool answering);
+/* Says that the supervisor writes, or has written, to a private page: no processor sets its dirty bit for that. */
+void space_mark_written(uint64_t *entry);
 /* Whether a life may have so many more private pages. */
 bool space_within_quota(const struct address_space *space, const struct memory_bounds *bounds, size_t more);
 /* Gives back the private pages in [start, end).  Preconditions: the monitor has taken their entries away. */
 void space_forget_private(struct address_space *space, uint64_t start, uint64_t end);
-/* Takes what was grown beyond a bound away from an idle space and gives the frames back. */
-int space_give_back_growth(struct address_space *space);
+/* Takes private pages away from a space that runs nowhere, shows what is there without them, and gives the frames back.
+ * wanted says which.  On failure none is given back.  Errors: ENOMEM; EIO, and the space is poisoned. */
+int space_give_back(struct address_space *space, bool (*wanted)(const struct address_space *space, size_t page));
 
 /* Edits for the monitor, collected and then made at once. */
 struct edit_list {
@@ -49,6 +53,24 @@ struct edit_list {
 int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value);
 /* Makes the edits and empties the list; after a failure the space is poisoned.  Preconditions: the space is not running. */
 int edit_list_commit(struct address_space *space, struct edit_list *list);
+
+/* ---- between lives (address_space_restore.c) ------------------------------------------------------- */
+
+/* Puts what lives have written to back to pristine.  Returns how many pages were copied.  Preconditions: the space runs
+ * nowhere. */
+uint64_t space_restore(struct address_space *space);
+/* After that: gives back the pages that lives have stopped writing to.  Errors: EIO, and the space is poisoned. */
+int space_forget_unwritten(struct address_space *space);
+/* Takes what was grown beyond a bound away from an idle space and gives the frames back. */
+int space_give_back_growth(struct address_space *space);
+/* Learns from a life that made private pages of its own which ones lives of its shape write to. */
+void space_learn(const struct address_space *space);
+/* Gives a space that has never run private copies of those pages.  Errors: ENOMEM. */
+int space_prepare(struct address_space *space, uint64_t shape);
+/* Says that a life of the shape would have other tags taken away.  Returns whether the shape shall have another address space
+ * for that: lives that have other tags again and again, those of this connection or that one, shall not pay for an exit and
+ * an edit for each page each time. */
+bool space_rebinds_often(uint64_t shape);
 
 /* ---- tags (address_space_tags.c) ------------------------------------------------------------------- */
 

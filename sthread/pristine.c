@@ -25,14 +25,6 @@ static bool is_kept(uint64_t address)
 	       !(offset >= SPACE_MESSAGE_IN && offset < SPACE_MESSAGE_END) && tag_at(address) < 0;
 }
 
-static bool differs(const struct private_page *page)
-{
-	static const uint8_t zeros[DUNE_PAGE_SIZE];
-	const struct dune_machine *machine = supervisor.machine;
-	const void *origin = page->origin ? dune_physical_at(machine, page->origin) : zeros;
-	return memcmp(dune_physical_at(machine, page->frame), origin, DUNE_PAGE_SIZE) != 0;
-}
-
 static int by_address(const void *a, const void *b)
 {
 	const struct pristine_page *first = a, *second = b;
@@ -51,7 +43,7 @@ struct pristine *pristine_capture(const struct address_space *space, const struc
 	pristine->memory = *memory;
 	for (size_t i = 0; i < space->page_count; i++) {
 		const struct private_page *page = &space->pages[i];
-		if (!is_kept(page->address) || !differs(page))
+		if (!is_kept(page->address) || !private_page_differs(page))
 			continue;
 		uint64_t frame = dune_frame_new(machine);
 		if (!frame) {
