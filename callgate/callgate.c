@@ -405,6 +405,8 @@ static bool forget(void *object)
 	for (unsigned i = 0; i < gate->instances; i++) {
 		gate->instance[i].compartment.space = NULL; /* not there any more */
 		gate->instance[i].sthreads = NULL;          /* forgotten with all others */
+		/* One whose life was about to begin holds what one holds that lives. */
+		gate->instance[i].alive = gate->instance[i].compartment.policy != NULL;
 	}
 	gate_free_instances(gate);
 	policy_put(gate->policy);

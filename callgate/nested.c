@@ -91,6 +91,12 @@ void nested_release(struct gate_instance *instance)
 static struct sthread *make(struct gate_instance *owner, const struct policy *policy, uint64_t body, uint64_t argument)
 {
 	struct sthread *child = calloc(1, sizeof *child);
+	if (child) { /* beginning may release the lock: it is nobody else's */
+		child->state = STHREAD_RUNNABLE;
+		child->owner = owner;
+		child->busy = true;
+		child->driver = pthread_self();
+	}
 	if (!child) {
 		dune_fail(ENOMEM, "out of memory");
 	} else if (!policy_gates_exist(policy)) {
@@ -103,8 +109,7 @@ static struct sthread *make(struct gate_instance *owner, const struct policy *po
 		errno = error;
 	} else {
 		compartment_call(&child->own, body, argument, 0, policy_writes_files(policy));
-		child->state = STHREAD_RUNNABLE;
-		child->owner = owner;
+		child->busy = false;
 		child->next_owned = owner->sthreads;
 		owner->sthreads = child;
 		owner->sthread_count++;

@@ -79,7 +79,7 @@ void account_end(const struct compartment *compartment)
 static void add_if(struct sthread_policy_statistics *sums, const struct account *account,
 		   const struct compartment *compartment)
 {
-	if (!compartment->space || account_of(compartment->policy) != account)
+	if (!compartment->space || !compartment->info.instance || account_of(compartment->policy) != account)
 		return;
 	sums->lives_now++;
 	add(sums, &compartment->info);

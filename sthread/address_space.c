@@ -9,7 +9,7 @@
 
 enum {
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
-	SPACES_FOR_TAGS = 256, /* and before a shape gets no more for the tags of its lives */
+	SPACES_FOR_TAGS = 256,      /* and before a shape gets no more for the tags of its lives */
 	CANARY_OFFSET =
 		0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
 };
@@ -180,8 +180,7 @@ static bool tags_exist(const struct policy *policy)
 	return true;
 }
 
-struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
-					 uint64_t *restored)
+struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function)
 {
 	uint64_t shape = policy_shape(policy) ^ function * 0x9e3779b97f4a7c15;
 	if (pristine->page_count)
@@ -189,16 +188,25 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 	struct address_space *space = tags_exist(policy) ? take(policy, pristine, shape) : NULL;
 	if (!space)
 		return NULL;
-	bool bound = space_bind_tags(space, policy) == 0; /* first: copies of pages of other tags go */
-	*restored = bound && space->lives ? space_restore(space) : 0;
-	if (!bound || space_forget_unwritten(space) != 0) {
+	if (space_bind_tags(space, policy) != 0) {
 		space->poisoned = true;
 		address_space_release(space);
 		return NULL;
 	}
+	return space;
+}
+
+int address_space_restored(struct address_space *space, size_t copied)
+{
+	if (space->lives) {
+		supervisor.statistics.pages_restored += copied;
+		supervisor.statistics.pages_clean += space->page_count - copied;
+		if (space_forget_unwritten(space) != 0)
+			return -1;
+	}
 	space->learned = space->page_count;
 	space->tables_before = space->table_pages;
-	return space;
+	return 0;
 }
 
 void address_space_release(struct address_space *space)

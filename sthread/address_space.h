@@ -43,7 +43,7 @@ struct address_space {
 	bool wants_random;            /* a life of it has asked for random bytes: the next ones begin with some */
 	uint8_t *canary;              /* where the stack canary of this space is, here */
 	struct dune_vcpu *running_on; /* set while a virtual CPU runs it without the lock */
-	bool served;                  /* set while a call is served for it without the lock: compartment_unlock() */
+	bool served;                  /* set while it is served or restored without the lock: compartment_unlock() */
 	struct dune_direct *direct;   /* lets ring 0 enter it without the supervisor: callgate/direct_call.c */
 	bool direct_grants;           /* the life page names such gates */
 	unsigned revoking;            /* threads that wait for it to stop, to take rights away */
@@ -61,12 +61,17 @@ struct memory_bounds {
 	bool *out_of_memory;    /* set when it would have the page, but for the quota or for want of memory */
 };
 
-/* Takes an idle address space that shows this pristine state and has served this policy's shape and function before, its
- * private pages restored, or makes one with private copies of the pages that such lives have written to; maps the
- * policy's tags and no others.  *restored: how many pages were copied for that.
- * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO. */
-struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function,
-					 uint64_t *restored);
+/*
+ * Takes an idle address space that shows this pristine state and has served this policy's shape and function before, or
+ * makes one with private copies of the pages that such lives have written to; maps the policy's tags and no others.
+ * Returns NULL with ENOMEM, EBADF (a tag is gone) or EIO.
+ * What earlier lives have written to is still there: address_space_restore() and address_space_restored() come next.
+ */
+struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function);
+/* Puts it back to pristine.  Returns how many pages were copied.  The lock need not be held, if `served` is set. */
+size_t address_space_restore(struct address_space *space);
+/* Counts them, and takes pages away that lives have stopped writing to.  Errors: EIO, and the space is poisoned. */
+int address_space_restored(struct address_space *space, size_t copied);
 /* Gives it back after a life. */
 void address_space_release(struct address_space *space);
 /* Whether a private page is another than its origin. */

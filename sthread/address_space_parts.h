@@ -56,10 +56,8 @@ int edit_list_commit(struct address_space *space, struct edit_list *list);
 
 /* ---- between lives (address_space_restore.c) ------------------------------------------------------- */
 
-/* Puts what lives have written to back to pristine.  Returns how many pages were copied.  Preconditions: the space runs
- * nowhere. */
-uint64_t space_restore(struct address_space *space);
-/* After that: gives back the pages that lives have stopped writing to.  Errors: EIO, and the space is poisoned. */
+/* In a space that has just been restored: gives back the pages that lives have stopped writing to.  Errors: EIO, and the
+ * space is poisoned. */
 int space_forget_unwritten(struct address_space *space);
 /* Takes what was grown beyond a bound away from an idle space and gives the frames back. */
 int space_give_back_growth(struct address_space *space);

@@ -189,14 +189,13 @@ static size_t restore_all(struct address_space *space, bool look)
 	return copied;
 }
 
-uint64_t space_restore(struct address_space *space)
+size_t address_space_restore(struct address_space *space)
 {
 	bool all = supervisor.machine->host.recycling_copies || supervisor.no_dirty_bits;
 	bool look = space->lives % LOOK_EVERY == 0;
-	size_t copied = all ? restore_all(space, look) : restore_dirty(space, look);
-	supervisor.statistics.pages_restored += copied;
-	supervisor.statistics.pages_clean += space->page_count - copied;
-	return copied;
+	if (!space->lives)
+		return 0; /* new, and pristine */
+	return all ? restore_all(space, look) : restore_dirty(space, look);
 }
 
 /* ---- giving back ----------------------------------------------------------------------------------- */

@@ -70,16 +70,33 @@ static bool is_quiet(const struct policy *policy, long number)
 	return policy->calls == POLICY_NO_LIMIT_WIDE && !policy_filters_call(policy, number);
 }
 
+/* Restores the address space: it is nobody else's, so others need not wait if that takes longer than handing the lock
+ * over. */
+static int restore(struct compartment *compartment)
+{
+	enum {
+		WORTH_UNLOCKING = 32 /* pages */
+	};
+	struct address_space *space = compartment->space;
+	bool unlock = space->page_count >= WORTH_UNLOCKING;
+	if (unlock)
+		compartment_unlock(compartment);
+	size_t copied = address_space_restore(space);
+	if (unlock)
+		compartment_relock(compartment);
+	compartment->info.pages_restored = copied;
+	return address_space_restored(space, copied);
+}
+
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function)
 {
-	uint64_t restored = 0;
 	memset(compartment, 0, sizeof *compartment);
 	compartment->policy = policy_get(policy);
 	compartment->function = function;
 	compartment->info.system_call = -1;
 	struct pristine *pristine = template_state(policy);
 	if (!pristine || open_files(compartment) != 0 ||
-	    !(compartment->space = address_space_take(policy, pristine, function, &restored))) {
+	    !(compartment->space = address_space_take(policy, pristine, function)) || restore(compartment) != 0) {
 		int error = errno;
 		compartment_end(compartment);
 		errno = error;
@@ -94,7 +111,6 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 	gate_direct_grant(compartment);
 	compartment->info.address_space = compartment->space->id;
 	compartment->info.instance = compartment->instance;
-	compartment->info.pages_restored = restored;
 	compartment->info.recycled = compartment->space->lives > 1;
 	supervisor.statistics.lives++;
 	supervisor.statistics.lives_recycled += compartment->info.recycled;

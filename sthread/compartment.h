@@ -58,6 +58,8 @@ struct pristine *template_state(const struct policy *policy);
 
 /* Begins a life: takes an address space for the policy and the function it will run, and opens its files.  Takes a
  * reference of its own to the policy, which policy_new() made.  On failure nothing is held.
+ * May release the lock meanwhile: whoever could find the compartment must see that it is in use (busy, claimed), and
+ * compartment_forget() must be called for it in the child of a fork.
  * Errors: as address_space_take(); EBADF a file of the policy is gone; EMFILE it has too many. */
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function);
 /* Sets the registers for a call of function(first, second) from the trampoline. */
@@ -70,7 +72,7 @@ void compartment_end(struct compartment *compartment);
 void compartment_forget(struct compartment *compartment);
 
 /*
- * Host work that may take long, on files and file systems, is done between these two, without the supervisor lock.
+ * Host work that may take long, on files and file systems, and restoring of many pages, is done between these two, without the supervisor lock.
  * Both keep errno.  Meanwhile
  *   the compartment, its policy, its descriptors and the open files behind them stay: only the thread that drives the
  *   sthread changes or ends them, and that is the caller (sthread->busy, a gate's instance is claimed);
@@ -146,9 +148,9 @@ struct sthread {
 	/* An sthread that a gate created (callgate/nested.h). */
 	struct gate_instance *owner; /* NULL: the process's own */
 	struct sthread *next_owned;
-	struct sthread *above; /* while a gate waits for it: the sthread that is in that gate, */
-	struct sthread *below; /* and the other way round */
-	uint64_t above_since;  /* when it began to wait, by slice_clock() */
+	struct sthread *above;         /* while a gate waits for it: the sthread that is in that gate, */
+	struct sthread *below;         /* and the other way round */
+	uint64_t above_since;          /* when it began to wait, by slice_clock() */
 	struct report_capture *report; /* of its end; NULL: none */
 	/* STHREAD_ISOLATION=off (unisolated.h) */
 	pthread_t thread;

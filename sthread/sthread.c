@@ -51,6 +51,8 @@ static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *a
 	struct sthread *sthread = calloc(1, sizeof *sthread);
 	if (!sthread)
 		return dune_fail(ENOMEM, "out of memory");
+	sthread->state = STHREAD_RUNNABLE;
+	occupy(sthread); /* beginning may release the lock */
 	if (!policy_gates_exist(policy)) {
 		dune_fail(EBADF, "the policy names a gate that is gone");
 	} else if (!supervisor.unisolated && !dune_vcpu_get(supervisor.machine)) {
