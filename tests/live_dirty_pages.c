@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -557,6 +558,45 @@ static void a_recycled_root_is_loaded_anew(void)
 		CU_ASSERT(survived > 0);
 }
 
+/* Two threads, each with a virtual CPU of its own, take turns with one address space. */
+static pthread_barrier_t turn;
+static uint64_t spaces_used[2];
+
+static void *take_turns(void *number)
+{
+	uintptr_t own = (uintptr_t)number;
+	const struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(vcpu);
+	for (unsigned i = 0; i < 20; i++) {
+		pthread_barrier_wait(&turn);
+		if (i % 2 != own)
+			continue;
+		uint64_t reloads = vcpu->reloads;
+		struct life life = live_run_bare(write_one, NULL);
+		ASSERT_RETURNED(life, 0);
+		spaces_used[own] = life.info.address_space;
+		if (i > 1)
+			CU_ASSERT(vcpu->reloads > reloads);
+	}
+	pthread_barrier_wait(&turn);
+	return NULL;
+}
+
+static void on_every_virtual_cpu(void)
+{
+	pthread_t thread;
+	init(true);
+	if (!by_dirty_bits())
+		return;
+	if (live_from_ring0())
+		HARNESS_SKIP("ring 0 loads roots itself: each load flushes");
+	ASSERT_EQUAL(pthread_barrier_init(&turn, NULL, 2), 0);
+	ASSERT_EQUAL(pthread_create(&thread, NULL, take_turns, (void *)1), 0);
+	take_turns(NULL);
+	pthread_join(thread, NULL);
+	ASSERT_EQUAL(spaces_used[0], spaces_used[1]);
+}
+
 static void gates_by_dirty_bits(void)
 {
 	init(true);
@@ -588,6 +628,7 @@ static const struct harness_test tests[] = {
 	TWICE("growth is bounded at once and gone after a while", growth_does_not_stay),
 	{ "a recycled root is loaded anew before it runs; control: it would not see writes",
 	  a_recycled_root_is_loaded_anew, HARNESS_FORK },
+	{ "it is loaded anew on each virtual CPU that has it", on_every_virtual_cpu, HARNESS_FORK },
 };
 
 int main(int argc, char **argv)
