@@ -399,6 +399,71 @@ static void messages_of_fresh_gates(void)
 	ASSERT_EQUAL(info.lives, 100);
 }
 
+/* ---- templates ------------------------------------------------------------------------------------- */
+
+static uint8_t *template_block; /* EACH pages, in the template */
+
+static void *fill_template(void *value_in_tag)
+{
+	uint8_t value = *(const volatile uint8_t *)value_in_tag;
+	template_block = mmap(NULL, EACH * PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (template_block == MAP_FAILED)
+		return NULL;
+	memset(template_block, value, EACH * PAGE);
+	memset(zeros, value, sizeof zeros);
+	return (void *)1;
+}
+
+enum {
+	WRITE_PAGES = 0x100,
+	UNMAP_BLOCK = 0x200
+};
+
+static void *look_at_template(void *argument)
+{
+	uintptr_t what = (uintptr_t)argument;
+	uint64_t found =
+		differing(zeros, sizeof zeros, (uint8_t)what) + differing(template_block, EACH * PAGE, (uint8_t)what);
+	for (unsigned i = 0; what & WRITE_PAGES && i < EACH; i++)
+		zeros[i * PAGE + 3] = template_block[i * PAGE + 3] = 0;
+	if (what & UNMAP_BLOCK)
+		found += munmap(template_block, EACH * PAGE) != 0;
+	return (void *)found;
+}
+
+static void lives_of_templates(void)
+{
+	tag_t tag = tag_new();
+	volatile uint8_t *value = smalloc(tag, 1);
+	uint64_t space = 0;
+	sc_t granting, sc;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL((void *)value);
+	sc_init(&granting);
+	sc_mem_add(&granting, tag, PROT_READ);
+	*value = 0x30;
+	sc_template_t template = sc_template(&granting, fill_template, (void *)value);
+	CU_ASSERT_FATAL(template >= 0);
+	sc_init(&sc);
+	ASSERT_EQUAL(sc_start_from(&sc, template), 0);
+	for (uintptr_t i = 0x30; i < 0x36; i++) {
+		/* Pages that were given back are covered with others, which are not what the template has there. */
+		struct life life = live_run(&sc, look_at_template, (void *)(i | UNMAP_BLOCK));
+		ASSERT_RETURNED(life, 0);
+		ASSERT_RETURNED(live_run(&sc, look_at_template, (void *)i), 0);
+		/* Written, then clean; then they become copies of something else. */
+		ASSERT_RETURNED(live_run(&sc, look_at_template, (void *)(i | WRITE_PAGES)), 0);
+		ASSERT_RETURNED(live_run(&sc, look_at_template, (void *)i), 0);
+		*value = (uint8_t)(i + 1);
+		ASSERT_EQUAL(sc_template_refresh(template), 0);
+		if (space)
+			ASSERT_EQUAL(life.info.address_space, space);
+		space = life.info.address_space;
+	}
+}
+BY_DIRTY_BITS(lives_of_templates)
+BY_COPIES(lives_of_templates)
+
 /* ---- what lives have stopped writing to ------------------------------------------------------------ */
 
 static void *write_or_park(void *pages)
@@ -623,6 +688,7 @@ static const struct harness_test tests[] = {
 	TWICE("what the supervisor writes for a life is not left for the next", what_the_supervisor_writes),
 	{ "a fresh gate finds no earlier message, by dirty bits", gates_by_dirty_bits, HARNESS_FORK },
 	{ "a fresh gate finds no earlier message, by what was copied", gates_by_copies, HARNESS_FORK },
+	TWICE("lives of a template begin with what it has now", lives_of_templates),
 	TWICE("pages that lives have stopped writing to are given back, others stay", unwritten_pages_are_given_back),
 	TWICE("what was given back is not prepared in new address spaces either", new_spaces_forget_too),
 	TWICE("growth is bounded at once and gone after a while", growth_does_not_stay),
