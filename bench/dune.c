@@ -8,6 +8,7 @@
  * asserted.  What the rows mean: docs/benchmarks.md.
  */
 #include "dune_bench.h"
+#include "measure_print.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -505,7 +506,7 @@ int main(int argc, char **argv)
 	if (dune_bench.count)
 		print_counts(&measurement, facts);
 	else
-		measure_print(&measurement, facts, FACTS);
+		measure_print(&measurement, facts, FACTS, true);
 	print_sizes(&measurement, strncmp(facts[RING3_PLACEMENT].text, "guest", 5) == 0);
 	if (!native)
 		printf("Not measured: the rows of ring 0 (forwarded getpid, mirrored faults, traps, protection and switches "

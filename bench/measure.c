@@ -32,6 +32,8 @@ static const char *const counter_names[COUNTERS] = {
 static bool library_counters(double counters[COUNTERS]);
 
 static struct measure_source source = { library_counters, counter_names, NULL };
+static measure_stepper *stepper;
+static bool count_only;
 
 /* What a failing child says; shared with it. */
 static char *last_words;
@@ -103,6 +105,21 @@ void measure_set_source(const struct measure_source *wanted)
 	source = *wanted;
 }
 
+void measure_set_stepper(measure_stepper *wanted)
+{
+	stepper = wanted;
+}
+
+void measure_count_only(void)
+{
+	count_only = true;
+}
+
+const char *measure_counter_name(unsigned counter)
+{
+	return source.names[counter];
+}
+
 uint64_t measure_now(void)
 {
 	struct timespec now;
@@ -147,7 +164,7 @@ static bool library_counters(double counters[COUNTERS])
 static void add_difference(struct measurement *measurement, const struct rung *rung, uint64_t operations,
 			   const double before[COUNTERS])
 {
-	double now[COUNTERS];
+	double now[COUNTERS] = { 0 };
 	if (!source.counters(now))
 		return;
 	for (unsigned i = 0; i < COUNTERS; i++)
@@ -155,10 +172,26 @@ static void add_difference(struct measurement *measurement, const struct rung *r
 	measure_add_counters(measurement, rung, operations, now);
 }
 
+static unsigned inner_of(const struct operation *operation)
+{
+	return operation->inner ? operation->inner : 1;
+}
+
+/* Once more, in single steps. */
+static void step_through(struct measurement *measurement, const struct operation *operation)
+{
+	struct result *result = measure_result(measurement, operation->rung);
+	if (!stepper || result->stepped || !stepper(operation->run, operation->argument, &result->ring0))
+		return;
+	result->stepped = inner_of(operation);
+	if (operation->between)
+		operation->between(operation->argument);
+}
+
 static void measure_block(struct measurement *measurement, const struct operation *operation)
 {
-	unsigned inner = operation->inner ? operation->inner : 1;
-	unsigned samples = operation->samples ? operation->samples : SAMPLES_DEFAULT;
+	unsigned inner = inner_of(operation);
+	unsigned samples = count_only ? 1 : operation->samples ? operation->samples : SAMPLES_DEFAULT;
 	double before[COUNTERS] = { 0 };
 	for (unsigned i = 0; i < operation->warm; i++) {
 		operation->run(operation->argument);
@@ -184,9 +217,31 @@ static void measure_block(struct measurement *measurement, const struct operatio
 void measure_operations(struct measurement *measurement, const struct operation *operations, size_t count,
 			unsigned blocks)
 {
-	for (unsigned block = 0; block < blocks; block++)
+	for (unsigned block = 0; block < (count_only ? 1 : blocks); block++)
 		for (size_t i = 0; i < count; i++)
 			measure_block(measurement, &operations[i]);
+	for (size_t i = 0; i < count; i++)
+		step_through(measurement, &operations[i]);
+}
+
+/* ---- samples --------------------------------------------------------------------------------------- */
+
+static int compare(const void *left, const void *right)
+{
+	double a = *(const double *)left, b = *(const double *)right;
+	return (a > b) - (a < b);
+}
+
+struct summary measure_summary(const struct measurement *measurement, const struct rung *rung)
+{
+	struct result *result = measure_result(measurement, rung);
+	struct summary summary = { NAN, NAN };
+	if (!result->count)
+		return summary;
+	qsort(result->samples, result->count, sizeof result->samples[0], compare);
+	summary.median = result->samples[result->count / 2];
+	summary.p95 = result->samples[result->count * 95 / 100];
+	return summary;
 }
 
 /* ---- the process ----------------------------------------------------------------------------------- */
@@ -226,161 +281,4 @@ void measure_make_resident(size_t bytes)
 	madvise(memory, wanted, MADV_NOHUGEPAGE);
 	for (size_t at = 0; at < wanted; at += PAGE)
 		memcpy(memory + at, &(size_t){ at + 1 }, sizeof at);
-}
-
-/* ---- results --------------------------------------------------------------------------------------- */
-
-static int compare(const void *left, const void *right)
-{
-	double a = *(const double *)left, b = *(const double *)right;
-	return (a > b) - (a < b);
-}
-
-struct summary {
-	double median, p95;
-};
-
-/* Sorts the samples. */
-static struct summary summarise(struct result *result)
-{
-	struct summary summary = { NAN, NAN };
-	if (!result->count)
-		return summary;
-	qsort(result->samples, result->count, sizeof result->samples[0], compare);
-	summary.median = result->samples[result->count / 2];
-	summary.p95 = result->samples[result->count * 95 / 100];
-	return summary;
-}
-
-static double median_of(const struct measurement *measurement, const struct rung *rung)
-{
-	return summarise(measure_result(measurement, rung)).median;
-}
-
-static const char *duration(double nanoseconds, char text[16])
-{
-	static const struct {
-		double limit, unit;
-		const char *name;
-	} units[] = { { 1e3, 1, "ns" }, { 1e6, 1e3, "us" }, { 1e9, 1e6, "ms" }, { INFINITY, 1e9, "s" } };
-	unsigned i = 0;
-	while (nanoseconds >= units[i].limit)
-		i++;
-	snprintf(text, 16, "%.*f %s", nanoseconds / units[i].unit < 100 ? 2 : 1, nanoseconds / units[i].unit,
-		 units[i].name);
-	return text;
-}
-
-static void print_peers(const struct measurement *measurement, const struct rung *rung, double median)
-{
-	for (unsigned i = 0; i < MEASURE_PEERS && rung->peers[i].rung; i++) {
-		double ratio = median / median_of(measurement, rung->peers[i].rung);
-		if (isnan(ratio))
-			continue;
-		printf("%s%.*f x %s", i ? "; " : "  ", ratio < 0.1 ? 4 : 2, ratio, rung->peers[i].rung->name);
-		if (rung->peers[i].reach > 0)
-			printf(" (reach: %.2f)", rung->peers[i].reach);
-	}
-}
-
-void measure_print(const struct measurement *measurement, const struct fact *facts, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		printf("%-28s %s\n", facts[i].name, facts[i].text);
-	printf("\n%-40s %10s %10s %7s  %s\n", "one operation", "median", "p95", "exits", "against");
-	for (size_t i = 0; i < measurement->count; i++) {
-		const struct rung *rung = &measurement->rungs[i];
-		struct result *result = &measurement->results[i];
-		struct summary summary = summarise(result);
-		char median[16], p95[16], exits[16] = "-";
-		if (result->hidden)
-			continue;
-		if (!result->count) {
-			printf("%-40s not measured: %s\n", rung->name,
-			       result->problem[0] ? result->problem : "left out");
-			continue;
-		}
-		if (result->operations)
-			snprintf(exits, sizeof exits, "%.2f",
-				 result->counters[COUNT_EXITS] / (double)result->operations);
-		printf("%-40s %10s %10s %7s", rung->name, duration(summary.median, median), duration(summary.p95, p95),
-		       exits);
-		print_peers(measurement, rung, summary.median);
-		printf("\n    %s\n", rung->includes);
-	}
-}
-
-/* ---- JSON ------------------------------------------------------------------------------------------ */
-
-static void write_string(FILE *file, const char *text)
-{
-	fputc('"', file);
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			fputc('\\', file);
-		if ((unsigned char)*text >= ' ')
-			fputc(*text, file);
-	}
-	fputc('"', file);
-}
-
-static void write_field(FILE *file, const char *before, const char *name, const char *text)
-{
-	fputs(before, file);
-	write_string(file, name);
-	fputs(": ", file);
-	write_string(file, text);
-}
-
-static void write_rung(FILE *file, const struct measurement *measurement, const struct rung *rung)
-{
-	struct result *result = measure_result(measurement, rung);
-	struct summary summary = summarise(result);
-	write_field(file, "    { ", "name", rung->name);
-	write_field(file, ",\n      ", "includes", rung->includes);
-	if (!result->count) {
-		write_field(file, ",\n      ", "problem", result->problem[0] ? result->problem : "left out");
-		fputs(" }", file);
-		return;
-	}
-	fprintf(file, ",\n      \"samples\": %zu, \"median_ns\": %.1f, \"p95_ns\": %.1f", result->count, summary.median,
-		summary.p95);
-	fputs(",\n      \"peers\": [", file);
-	for (unsigned i = 0; i < MEASURE_PEERS && rung->peers[i].rung; i++) {
-		double ratio = summary.median / median_of(measurement, rung->peers[i].rung);
-		if (isnan(ratio))
-			continue;
-		write_field(file, i ? ", { " : " { ", "name", rung->peers[i].rung->name);
-		fprintf(file, ", \"ratio\": %.4f", ratio);
-		if (rung->peers[i].reach > 0)
-			fprintf(file, ", \"reach\": %.4f", rung->peers[i].reach);
-		fputs(" }", file);
-	}
-	fputs(" ]", file);
-	if (result->operations) {
-		fputs(",\n      \"per_operation\": {", file);
-		for (unsigned i = 0; i < COUNTERS && source.names[i]; i++)
-			fprintf(file, "%s \"%s\": %.4f", i ? "," : "", source.names[i],
-				result->counters[i] / (double)result->operations);
-		fputs(" }", file);
-	}
-	fputs(" }", file);
-}
-
-int measure_write_json(const struct measurement *measurement, const struct fact *facts, size_t count, const char *path)
-{
-	FILE *file = fopen(path, "we");
-	if (!file)
-		return -1;
-	fputs("{\n  \"run\": {", file);
-	for (size_t i = 0; i < count; i++)
-		write_field(file, i ? ",\n    " : "\n    ", facts[i].name, facts[i].text);
-	fputs("\n  },\n  \"rungs\": [\n", file);
-	for (size_t i = 0; i < measurement->count; i++) {
-		write_rung(file, measurement, &measurement->rungs[i]);
-		fputs(i + 1 < measurement->count ? ",\n" : "\n", file);
-	}
-	fputs("  ]\n}\n", file);
-	bool good = !ferror(file);
-	return fclose(file) == 0 && good ? 0 : -1;
 }

@@ -16,7 +16,7 @@
 #include "sthread.h"
 
 enum {
-	MEASURE_PEERS = 2,
+	MEASURE_PEERS = 3,
 	MEASURE_SAMPLES = 16384
 };
 
@@ -25,8 +25,9 @@ struct rung {
 	const char *includes; /* what one iteration includes */
 	struct {
 		const struct rung *rung; /* the peer; NULL: none */
-		double reach;            /* the ratio to it that is aimed at; 0: none */
+		double reach;            /* the ratio to it that is aimed at, or less; 0: none */
 	} peers[MEASURE_PEERS];
+	const char *section; /* it is the first of these; or NULL */
 };
 
 /* The counters that are kept per operation, unless measure_set_source() says otherwise. */
@@ -41,11 +42,19 @@ enum counter {
 	COUNTERS
 };
 
+/* What ring 0 did, counted by single steps. */
+struct ring0 {
+	double instructions, visits;
+};
+
 struct result {
 	size_t count;                    /* of samples */
 	double samples[MEASURE_SAMPLES]; /* nanoseconds per operation */
 	uint64_t operations;             /* that the counters cover; 0: no counters */
 	double counters[COUNTERS];
+	uint64_t stepped; /* operations that were run in single steps */
+	struct ring0 ring0;
+	double bytes;      /* resident memory of each; 0: not measured */
 	char problem[200]; /* why there are no samples */
 	bool hidden;       /* it has no row */
 };
@@ -78,6 +87,14 @@ struct measure_source {
 };
 void measure_set_source(const struct measure_source *source);
 
+/* Runs run(argument) in single steps of the virtual CPU and adds what ring 0 did; false if that cannot be counted here.
+ * Then every operation is run so once more in the first round of the calling child. */
+typedef bool measure_stepper(void (*run)(void *argument), void *argument, struct ring0 *ring0);
+void measure_set_stepper(measure_stepper *stepper);
+
+/* From now on operations are not timed: each is run once, for its counters. */
+void measure_count_only(void);
+
 /* Runs group(argument) in a child and waits for it.  What the child says with measure_fail(), or how it crashed, becomes
  * the problem of those of the rungs `wanted` (ended by NULL) that have no samples. */
 void measure_in_child(struct measurement *measurement, void (*group)(struct measurement *, void *), void *argument,
@@ -96,15 +113,14 @@ void measure_add_counters(struct measurement *measurement, const struct rung *ru
 
 struct result *measure_result(const struct measurement *measurement, const struct rung *rung);
 
-/* Facts about the run, printed before the rungs. */
-struct fact {
-	const char *name;
-	char text[64];
+/* Median and 95th percentile of a rung's samples, in nanoseconds; NAN if there are none. */
+struct summary {
+	double median, p95;
 };
+struct summary measure_summary(const struct measurement *measurement, const struct rung *rung);
 
-/* Prints the table; writes the same as JSON.  measure_write_json() returns 0, or -1 with errno. */
-void measure_print(const struct measurement *measurement, const struct fact *facts, size_t count);
-int measure_write_json(const struct measurement *measurement, const struct fact *facts, size_t count, const char *path);
+/* The name of a counter; NULL: it is not used. */
+const char *measure_counter_name(unsigned counter);
 
 /* Nanoseconds of a monotonic clock, or of the source's. */
 uint64_t measure_now(void);
