@@ -1,8 +1,9 @@
 #!/bin/bash
 # http.sh [--quick] [--seconds=N] [--rounds=N] [--connections=N] [--httpd=PROGRAM] [--results=PREFIX] [--install] [--write-docs]
 # Requests a second and latency of sthread-httpd with each --isolation, and of nginx and h2o beside it, asked by wrk: a new
-# connection for each request, and connections that are kept. Prints a table; writes it as PREFIX.md and the figures as
-# PREFIX.csv (default: bench-http). Nothing is asserted.
+# connection for each request, and connections that are kept; then with one and with two workers on two processors. Prints
+# tables and which of the ratios that are aimed at are reached; writes them as PREFIX.md and the figures as PREFIX.csv
+# (default: bench-http). Nothing is asserted.
 #   --quick        one round of one second for each row: for a look, not for figures
 #   --install      installs wrk, nginx and h2o if they are missing (as root, or with sudo); without it their rows are skipped
 #   --write-docs   puts the table into docs/benchmarks.md
@@ -10,7 +11,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/common.sh"
 
-seconds=5 rounds=3 connections=16 httpd=./sthread-httpd results=bench-http install='' write_docs=''
+seconds=4 rounds=3 connections=16 httpd=./sthread-httpd results=bench-http install='' write_docs=''
 for option; do
 	case $option in
 	--quick) seconds=1 rounds=1 ;;
@@ -51,13 +52,23 @@ have openssl || die "openssl is missing: apt-get install -y --no-install-recomme
 kvm=$(kvm_problem)
 read -r load_before _ </proc/loadavg
 
-# The load on the first processor that this process may use, the server on the second.
+# The load on the first processor that this process may use, the server on the second; two workers on the second and third,
+# or, where there are only two, with the load on both.
 mapfile -t processors < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' | while IFS=- read -r from to; do seq "$from" "${to:-$from}"; done)
 load_cpu=${processors[0]} server_cpu=${processors[1]-}
 if [ -z "$server_cpu" ]; then
 	server_cpu=$load_cpu
 	echo "one processor only: server and load share it, the figures are of little use"
 fi
+worker_cpus='' worker_load_cpu=$load_cpu sharing="; the load on a third"
+case ${#processors[@]} in
+1) ;;
+2)
+	worker_cpus=${processors[0]},${processors[1]} worker_load_cpu=$worker_cpus
+	sharing="; the load shares them, so neither mode can be twice as fast with two workers"
+	;;
+*) worker_cpus=${processors[1]},${processors[2]} ;;
+esac
 
 dir=$(mktemp -d)
 server=''
@@ -92,11 +103,12 @@ wait_for_port() {
 	tail -n 5 "$dir/output" >&2
 	die "$1 does not start"
 }
-start_httpd() { # MODE BALLAST
-	local i
+start_httpd() { # MODE BALLAST [WORKERS]: with workers on worker_cpus
+	local i cpus=$server_cpu
+	[ -z "${3-}" ] || cpus=$worker_cpus
 	: >"$dir/output"
-	taskset -c "$server_cpu" "$httpd" --listen 127.0.0.1:0 --cert "$dir/cert.pem" --key "$dir/key.pem" --docroot "$dir/www" \
-		--isolation "$1" --ballast "$2" >"$dir/output" 2>&1 &
+	taskset -c "$cpus" "$httpd" --listen 127.0.0.1:0 --cert "$dir/cert.pem" --key "$dir/key.pem" --docroot "$dir/www" \
+		--isolation "$1" --ballast "$2" ${3:+--workers "$3"} >"$dir/output" 2>&1 &
 	server=$!
 	for ((i = 0; i < 600; i++)); do
 		port=$(sed -n 's|^listening on https://127.0.0.1:\([0-9]*\)/.*|\1|p' "$dir/output")
@@ -170,10 +182,10 @@ start_h2o() {
 	server=$!
 	wait_for_port h2o
 }
-start() { # SERVER BALLAST
+start() { # SERVER BALLAST [WORKERS]
 	case $1 in
 	nginx | h2o) "start_$1" ;;
-	*) start_httpd "$1" "$2" ;;
+	*) start_httpd "$@" ;;
 	esac
 }
 
@@ -194,22 +206,23 @@ busy_ticks() { awk -v cpu="cpu$server_cpu" '$1 == cpu { print $2 + $3 + $4 + $7 
 exits_so_far() { sed -n 's/^  machine: exits \([0-9]*\),.*/\1/p' "$dir/output"; }
 requests_so_far() { sed -n 's/^served .* \([0-9]*\) requests\{0,1\} (.*/\1/p' "$dir/output"; }
 
-run() { # SERVER BALLAST WORKLOAD: appends a line to $dir/runs
-	local header=() result before after exits=- requests
-	[ "$3" = kept ] || header=(-H 'Connection: close')
-	start "$1" "$2"
+run() { # SERVER BALLAST WORKLOAD: appends a line to $dir/runs. A workload is new or kept, or that with WORKERS behind it
+	local header=() result before after exits=- requests workers=${3//[a-z]/} cpu=$load_cpu
+	[[ $3 = kept* ]] || header=(-H 'Connection: close')
+	[ -z "$workers" ] || cpu=$worker_load_cpu
+	start "$1" "$2" ${workers:+"$workers"}
 	if [ ! -e "$dir/agreed.$1" ]; then
 		agreed >"$dir/agreed.$1"
 		! grep -q 'NO PAGE' "$dir/agreed.$1" || die "$1 does not serve the page"
 	fi
-	taskset -c "$load_cpu" wrk -t1 -c"$connections" -d0.3s "${header[@]}" "https://127.0.0.1:$port/" >/dev/null 2>&1 || :
+	taskset -c "$cpu" wrk -t1 -c"$connections" -d0.3s "${header[@]}" "https://127.0.0.1:$port/" >/dev/null 2>&1 || :
 	before=$(busy_ticks)
-	result=$(taskset -c "$load_cpu" wrk -t1 -c"$connections" -d"${seconds}s" --timeout 10s -s "$top/bench/http.lua" "${header[@]}" \
+	result=$(taskset -c "$cpu" wrk -t1 -c"$connections" -d"${seconds}s" --timeout 10s -s "$top/bench/http.lua" "${header[@]}" \
 		"https://127.0.0.1:$port/" | sed -n 's/^RESULT //p')
 	after=$(busy_ticks)
 	[ -n "$result" ] || die "wrk gave no result for $1"
 	stop_server
-	if [ "$1" = sthread ]; then
+	if [ "$1" = sthread ] && [ -z "$workers" ]; then
 		requests=$(requests_so_far)
 		exits=$(awk -v e="$(exits_so_far)" -v s="$exits_at_start" -v r="${requests:-0}" 'BEGIN { if (r > 0) printf "%.2f", (e - s) / r; else print "-" }')
 	fi
@@ -226,16 +239,20 @@ add_row() {
 	sthread) why=$kvm ;;
 	esac
 	have wrk || why="wrk is not installed"
+	[[ ! $3 =~ [0-9] ]] || [ -n "$worker_cpus" ] || why="there is one processor"
 	[ "$2" -lt 1024 ] || [ "$memory" -ge 4096 ] || why="4 GiB of free memory are needed"
 	if [ -z "$why" ]; then rows+=("$1 $2 $3"); else skipped+=("$1, $2 MiB, $3: $why"); fi
 }
 for workload in new kept; do
-	for mode in none thread fork fork-per-request sthread; do add_row $mode 10 $workload; done
-	for ballast in 128 1024; do
-		for mode in fork fork-per-request sthread; do add_row $mode $ballast $workload; done
+	for ballast in 10 128; do
+		for mode in none thread fork fork-per-request sthread; do add_row $mode $ballast $workload; done
 	done
+	for mode in fork sthread; do add_row $mode 1024 $workload; done
 	add_row nginx 0 $workload
 	add_row h2o 0 $workload
+	for workers in 1 2; do
+		for mode in none sthread; do add_row $mode 10 $workload$workers; done
+	done
 done
 
 if [ ${#rows[@]} = 0 ]; then
@@ -307,9 +324,54 @@ table() { # WORKLOAD
 		{
 			peer = $1 == "nginx" || $1 == "h2o"
 			printf "| %s | %s | %s | %s | %s | %.2f ms | %.2f | %.2f | %.2f | %s | %d%% | %s |\n", peer ? $1 : "`" $1 "`",
-				peer ? "" : $2 " MiB", sprintf($4 < 100 ? "%.1f" : "%.0f", $4), ratio(base["none,10"]), ratio(base["fork," (peer ? 10 : $2)]), $5, $6, $7, $8,
+				peer ? "" : $2 " MiB", sprintf($4 < 100 ? "%.1f" : "%.0f", $4), ratio(base["none," (peer ? 10 : $2)] ? base["none," (peer ? 10 : $2)] : base["none,10"]), ratio(base["fork," (peer ? 10 : $2)]), $5, $6, $7, $8,
 				$10 == "-" ? "" : $10, $11, $9 ? $9 : ""
 		}' "$results.csv" "$results.csv"
+}
+# With one and with two workers.
+scaling() {
+	awk -F, '
+		{ rate[$1 "," $3] = $4 }
+		function row(workload, name,  one, two) {
+			one = rate["none," workload 2] / rate["none," workload 1]
+			two = rate["sthread," workload 2] / rate["sthread," workload 1]
+			printf "| %s | %.0f | %.0f | %.2f | %.0f | %.0f | %.2f | %.2f |\n", name, rate["none," workload 1],
+				rate["none," workload 2], one, rate["sthread," workload 1], rate["sthread," workload 2], two, two / one
+		}
+		END {
+			print "| requests/s | none, 1 worker | 2 workers | ratio | sthread, 1 worker | 2 workers | ratio | as well as none |"
+			print "|---|---|---|---|---|---|---|---|"
+			if (rate["sthread,new1"] > 0 && rate["none,new1"] > 0) row("new", "a new connection for each")
+			if (rate["sthread,kept1"] > 0 && rate["none,kept1"] > 0) row("kept", "kept connections")
+		}' "$results.csv"
+}
+# The ratios that are aimed at.
+verdicts() {
+	awk -F, '
+		{ rate[$1 "," $2 "," $3] = $4 }
+		function say(name, ratio, reach) {
+			printf "- %s: %.2f (reach %s: %s)\n", name, ratio, reach, (ratio >= reach ? "yes" : "NO")
+		}
+		function compare(workload, ballast, mode, reach, name) {
+			if (rate["sthread," ballast "," workload] > 0 && rate[mode "," ballast "," workload] > 0)
+				say(name ", " ballast " MiB: sthread against " mode, rate["sthread," ballast "," workload] / rate[mode "," ballast "," workload], reach)
+		}
+		function scale(workload, name,  none, sthread) {
+			none = rate["none,10," workload 1]; sthread = rate["sthread,10," workload 1]
+			if (none > 0 && sthread > 0)
+				say("two workers on two processors, " name ": sthread scales as well as none",
+					rate["sthread,10," workload 2] / sthread / (rate["none,10," workload 2] / none), 0.9)
+		}
+		END {
+			compare("new", 10, "none", 0.6, "new connections")
+			compare("new", 10, "fork", 1.3, "new connections")
+			compare("new", 128, "fork", 2, "new connections")
+			compare("kept", 10, "none", 0.25, "kept connections")
+			compare("kept", 10, "fork-per-request", 2, "kept connections")
+			compare("kept", 128, "fork-per-request", 2, "kept connections")
+			scale("new", "new connections")
+			scale("kept", "kept connections")
+		}' "$results.csv"
 }
 {
 	echo "$machine; the server on one, wrk with $connections connections on the other;" \
@@ -323,6 +385,14 @@ table() { # WORKLOAD
 	echo
 	table kept
 	echo
+	echo "With one and with two workers, 10 MiB of ballast, on two processors$sharing:"
+	echo
+	scaling
+	echo
+	echo "What is aimed at:"
+	echo
+	verdicts
+	echo
 	echo "What was agreed on with a client, and versions:"
 	echo
 	for file in "$dir"/agreed.*; do echo "${file##*.} $(cat "$file")"; done | awk '
@@ -333,7 +403,7 @@ table() { # WORKLOAD
 } >"$results.md"
 cat "$results.md"
 echo
-echo "${#rows[@]} rows measured, ${#skipped[@]} skipped; figures: $results.csv"
+echo "${#rows[@]} rows measured, ${#skipped[@]} skipped; figures: $results.csv; it took $((SECONDS / 60)) min $((SECONDS % 60)) s"
 
 if [ -n "$write_docs" ]; then
 	awk -v table="$results.md" '
