@@ -205,14 +205,13 @@ static void write_rung(FILE *file, const struct measurement *measurement, const 
 	write_field(file, ",\n      ", "includes", rung->includes);
 	if (!result->count) {
 		write_field(file, ",\n      ", "problem", result->problem[0] ? result->problem : "left out");
-		fputs(" }", file);
-		return;
+	} else {
+		fprintf(file, ",\n      \"samples\": %zu, \"median_ns\": %.1f, \"p95_ns\": %.1f", result->count,
+			summary.median, summary.p95);
+		if (result->bytes > 0)
+			fprintf(file, ", \"bytes_each\": %.0f", result->bytes);
+		write_peers(file, measurement, rung);
 	}
-	fprintf(file, ",\n      \"samples\": %zu, \"median_ns\": %.1f, \"p95_ns\": %.1f", result->count, summary.median,
-		summary.p95);
-	if (result->bytes > 0)
-		fprintf(file, ", \"bytes_each\": %.0f", result->bytes);
-	write_peers(file, measurement, rung);
 	if (result->operations)
 		write_counters(file, result);
 	fputs(" }", file);

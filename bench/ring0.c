@@ -120,6 +120,7 @@ static int run_in_steps(int fd, struct kvm_run *run)
 			*(volatile uint8_t *)steps.passing->code = steps.passing->first;
 			__real_ioctl(fd, KVM_SET_REGS, &back);
 			run->s.regs.regs = back;
+			inside = false; /* it may have left by a SYSRET, which nobody sees */
 			continue;
 		}
 		if (result == 0 && run->exit_reason == KVM_EXIT_DEBUG)
