@@ -1,5 +1,5 @@
-# live_bench.sh: bench --quick measures every row that it has and counts what it says it counts. Nothing is asserted on time. Run
-# in the build folder.
+# live_bench.sh: bench and budget, --quick, measure every row that they have and count what they say. Nothing is asserted on time.
+# Run in the build folder.
 set -u
 skip() {
 	echo "1..0 # SKIP $1"
@@ -10,7 +10,7 @@ skip() {
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 
-echo 1..4
+echo 1..6
 number=0 bad=0
 verdict() { # STATUS NAME
 	number=$((number + 1))
@@ -52,4 +52,21 @@ bench --httpd=/nonexistent
 [ "$(not_measured)" = $((lacking > 0 && $(grep -c 'built without the demo' "$dir/output") ? lacking : lacking + 4)) ] &&
 	[ "$(grep -c '^HTTPS.*not measured: ' "$dir/output")" = 4 ]
 verdict $? 'a row that cannot be measured says so and is counted'
+
+budget() { timeout $((120 * ${TEST_TIME_SCALE:-1})) bench/budget --quick --json="$dir/json" "$@" >"$dir/output" 2>&1; }
+# How often a part is in an operation of the budget.
+part() { # OPERATION PART
+	sed -n "/^$1  /,/not accounted for/p" "$dir/output" | sed -n "s/^  $2  *\([0-9.]*\) x .*/\1/p"
+}
+requests=2
+[ "$(grep -c '^HTTPS.*not measured' "$dir/output")" = 4 ] && grep -q 'built without the demo' "$dir/output" && requests=0
+budget
+[ $? = 0 ] && [ "$(grep -c 'not accounted for' "$dir/output")" = $((6 + requests)) ] &&
+	about "$(part 'life, recycled' exits)" 1 && about "$(part 'life, 8 pages dirtied' 'pages restored')" 9 &&
+	about "$(part 'served call, read of 4 KiB' preadv)" 1 &&
+	about "$(part 'served call, getuid' 'exits by system calls')" 1
+verdict $? 'every operation of the budget is taken apart, and its parts are counted'
+budget --httpd=/nonexistent
+[ "$(grep -c 'not accounted for' "$dir/output")" = 6 ] && [ "$(grep -c '^HTTPS.*sthread  *not measured$' "$dir/output")" = 2 ]
+verdict $? 'an operation that cannot be measured says so'
 exit $bad
