@@ -1,18 +1,22 @@
 #!/bin/bash
-# plots.sh [--http=CSV] [--bench=JSON] [--docs=DIR] [--install]
-# Draws DIR/bench-http.svg (requests a second by isolation) and DIR/bench-dirty.svg (a life, and a fork, against the pages
-# that it writes to) from what make bench-http and make bench have written (default: bench-http.csv and bench.json here;
-# DIR: docs of the source tree). A picture whose figures are not there is left out. --install installs gnuplot-nox.
+# plots.sh [--http=CSV] [--bench=JSON] [--to=DIR] [--write-docs] [--install]
+# Draws from what make bench-http and make bench have written (default: bench-http.csv and bench.json here), into DIR (default:
+# here): bench-http.svg, requests a second by isolation; bench-dirty.svg, a life against the pages that it writes to, a fork
+# and memcpy() beside it; bench-switch.svg, a gate call against the pages that its sides touch, and two processes beside it;
+# bench-live.svg, a step among many parked sthreads. A picture whose figures are not there is left out.
+#   --write-docs   draws into docs of the source tree
+#   --install      installs gnuplot-nox
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/common.sh"
 
-http=bench-http.csv bench=bench.json docs=$top/docs
+http=bench-http.csv bench=bench.json to=.
 for option; do
 	case $option in
 	--http=*) http=${option#*=} ;;
 	--bench=*) bench=${option#*=} ;;
-	--docs=*) docs=${option#*=} ;;
+	--to=*) to=${option#*=} ;;
+	--write-docs) to=$top/docs ;;
 	--install) require_packages gnuplot-nox ;;
 	-h | --help)
 		sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
@@ -73,34 +77,85 @@ draw_http() {
 	EOF
 }
 
-# "pages microseconds", sorted.
-by_pages() { # BEGINNING OF THE ROW'S NAME
-	awk -v name="$1" '
-		/"name": / && !/ratio/ {
-			pages = -1
-			if (match($0, "\"" name "[0-9]+ heap pages dirtied\"")) { pages = substr($0, RSTART + 1 + length(name)) + 0 }
+# Of the rows that are called BEFORE, a number, AFTER: "number microseconds KiB-each" (? is nothing), sorted.
+by_number() { # BEFORE AFTER
+	awk -v before="$1" -v after="$2" '
+		/^    { "name": / {
+			number = -1
+			name = $0; sub(/^    { "name": "/, "", name); sub(/".*/, "", name)
+			rest = substr(name, length(before) + 1)
+			if (index(name, before) == 1 && rest ~ "^[0-9]+" after "$") number = rest + 0
 		}
-		pages >= 0 && match($0, /"median_ns": [0-9.]+/) { print pages, substr($0, RSTART + 13, RLENGTH - 13) / 1000; pages = -1 }' "$bench" | sort -n
+		number >= 0 && match($0, /"median_ns": [0-9.]+/) {
+			median = substr($0, RSTART + 13, RLENGTH - 13) / 1000
+			each = match($0, /"bytes_each": [0-9.]+/) ? substr($0, RSTART + 14, RLENGTH - 14) / 1024 : "?"
+			print number, median, each
+			number = -1
+		}' "$bench" | sort -n
 }
+style='set terminal svg size 640,420 font "sans-serif,12" background "white"
+	set datafile missing "?"
+	set grid lc rgb "#dddddd"
+	set ylabel "microseconds, median"
+	set key above horizontal samplen 2
+	set logscale y'
 draw_dirty() {
 	gnuplot <<-EOF
-		set terminal svg size 640,420 font "sans-serif,12" background "white"
+		$style
 		set output "$data/picture.svg"
-		set logscale y
-		set grid lc rgb "#dddddd"
-		set xlabel "heap pages that are written to"
-		set ylabel "microseconds, median"
+		set xlabel "pages that are written to, or copied"
 		set xrange [0:*]
-		set key top left reverse Left
-		set title "create, write, join"
+		set title "create, write to pages of the heap, join"
 		plot "$data/fork" using 1:2 with linespoints pt 7 lw 2 lc rgb "#bb5566" title "fork, 10 MiB resident", \
-			"$data/life" using 1:2 with linespoints pt 7 lw 2 lc rgb "#4477aa" title "sthread, recycled"
+			"$data/life" using 1:2 with linespoints pt 7 lw 2 lc rgb "#4477aa" title "sthread, recycled", \
+			"$data/memcpy" using 1:2 with linespoints pt 7 lw 2 lc rgb "#ddaa33" title "memcpy of as many pages"
+	EOF
+}
+draw_switch() {
+	gnuplot <<-EOF
+		$style
+		set output "$data/picture.svg"
+		set xlabel "pages that each side touches"
+		set xrange [0:*]
+		set yrange [1:100]
+		set title "there and back"
+		plot "$data/gate" using 1:2 with linespoints pt 7 lw 2 lc rgb "#4477aa" title "gate call and return", \
+			"$data/futex" using 1:2 with linespoints pt 7 lw 2 lc rgb "#bb5566" title "two processes, futex"
+	EOF
+}
+draw_live() {
+	gnuplot <<-EOF
+		$style
+		set output "$data/picture.svg"
+		set logscale x
+		set xlabel "sthreads alive"
+		set xrange [0.8:12500]
+		set yrange [1:1000]
+		set y2tics
+		set y2range [0:*]
+		set y2label "KiB of memory for each"
+		set title "one of them goes on and parks again"
+		plot "$data/live" using 1:2 with linespoints pt 7 lw 2 lc rgb "#4477aa" title "step, microseconds", \
+			"" using 1:3 axes x1y2 with linespoints pt 7 lw 2 lc rgb "#ddaa33" title "memory, KiB"
 	EOF
 }
 keep() { # PICTURE
-	cat "$data/picture.svg" >"$docs/$1"
-	echo "drawn: $docs/$1"
+	cat "$data/picture.svg" >"$to/$1"
+	echo "drawn: $to/$1"
 	drawn=$((drawn + 1))
+}
+# Draws a picture if each of its series has three points.
+draw() { # NAME SERIES...
+	local name=$1 series
+	shift
+	for series; do
+		if [ "$(wc -l <"$data/$series")" -lt 3 ]; then
+			leave_out "bench-$name.svg" "$bench has no rows for \"$series\""
+			return
+		fi
+	done
+	"draw_$name"
+	keep "bench-$name.svg"
 }
 
 if [ ! -s "$http" ]; then
@@ -110,16 +165,17 @@ else
 	keep bench-http.svg
 fi
 if [ ! -s "$bench" ]; then
-	leave_out bench-dirty.svg "there is no $bench: make bench writes it"
+	leave_out "bench-dirty.svg, bench-switch.svg, bench-live.svg" "there is no $bench: make bench writes it"
 else
-	by_pages 'fork, ' >"$data/fork"
-	by_pages 'sthread life, ' >"$data/life"
-	if [ "$(wc -l <"$data/life")" -lt 3 ] || [ "$(wc -l <"$data/fork")" -lt 3 ]; then
-		leave_out bench-dirty.svg "$bench has no rows \"N heap pages dirtied\""
-	else
-		draw_dirty
-		keep bench-dirty.svg
-	fi
+	by_number 'fork, ' ' heap pages dirtied' >"$data/fork"
+	by_number 'sthread life, ' ' heap pages dirtied' >"$data/life"
+	by_number 'memcpy, ' ' pages' | awk '$1 > 0' >"$data/memcpy"
+	by_number 'gate call + return, pages touched: ' '' >"$data/gate"
+	by_number 'futex round trip, pages touched: ' '' >"$data/futex"
+	by_number 'step, sthreads alive: ' '' >"$data/live"
+	draw dirty fork life memcpy
+	draw switch gate futex
+	draw live live
 fi
 echo "$drawn drawn, $left_out left out"
 [ $drawn -gt 0 ]
