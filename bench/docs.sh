@@ -1,6 +1,6 @@
 #!/bin/bash
 # docs.sh [OPTION...]
-# Runs bench and budget with the options, puts what they print between the marks in docs/benchmarks.md, and draws the
+# Runs bench with the options, and budget (with --quick, if that is one of them), puts what they print between the marks in docs/benchmarks.md, and draws the
 # pictures there. The ladder's table says if the machine was not idle.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
@@ -32,8 +32,10 @@ fenced() { # FILE
 }
 picture() { echo "![$1](bench-$2.svg)"; }
 
+quick=()
+for option; do [ "$option" != --quick ] || quick=(--quick); done
 bench/bench "$@" >"$dir/bench"
-bench/budget --native="$top/bench/native-counts.json" "$@" >"$dir/budget"
+bench/budget --native="$top/bench/native-counts.json" ${quick[@]+"${quick[@]}"} >"$dir/budget"
 {
 	echo "$(date -u +%Y-%m-%d), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r):"
 	echo

@@ -1,7 +1,7 @@
 /*
  * dune.c - what Dune gives a process beside what Linux offers for the same purpose, measured in one run.
  *
- * dune-bench [--quick] [--count] [--rounds=N] [--dune-json=FILE]
+ * dune-bench [--quick] [--count] [--explain] [--rounds=N] [--dune-json=FILE]
  * Prints a table, and writes the same as FILE (default: dune-bench.json).  --count prints, instead of times, what does not
  * depend on the machine's speed: retired instructions of ring 0, exits, forwarded system calls and mirror faults for each
  * operation; TEST_LANE in the environment implies it, because in the lanes the clock is not wall time.  Nothing is
@@ -110,6 +110,7 @@ const struct rung dune_rungs[DUNE_RUNGS] = {
 struct dune_bench_options dune_bench = { .rounds = 3, .calls = 100, .switches = 50, .walked = 64 * MIB };
 
 static const char *json = "dune-bench.json";
+static bool explained;
 
 /* ---- the source of counters and of time ------------------------------------------------------------ */
 
@@ -424,7 +425,7 @@ static void print_sizes(const struct measurement *measurement, bool guest)
 
 static _Noreturn void explain(void)
 {
-	fprintf(stderr, "Usage: dune-bench [--quick] [--count] [--rounds=1..10] [--dune-json=FILE]\n");
+	fprintf(stderr, "Usage: dune-bench [--quick] [--count] [--explain] [--rounds=1..10] [--dune-json=FILE]\n");
 	exit(2);
 }
 
@@ -433,6 +434,7 @@ static void parse(int argc, char **argv)
 	static const struct option known[] = {
 		{ "quick", no_argument, NULL, 'q' },
 		{ "count", no_argument, NULL, 'c' },
+		{ "explain", no_argument, NULL, 'e' },
 		{ "rounds", required_argument, NULL, 'r' },
 		{ "dune-json", required_argument, NULL, 'd' },
 		{ "json", required_argument, NULL, 'b' },  /* bench's, see make bench */
@@ -447,6 +449,9 @@ static void parse(int argc, char **argv)
 			break;
 		case 'c':
 			dune_bench.count = true;
+			break;
+		case 'e':
+			explained = true;
 			break;
 		case 'r':
 			dune_bench.rounds = (unsigned)strtoul(optarg, NULL, 10);
@@ -506,7 +511,7 @@ int main(int argc, char **argv)
 	if (dune_bench.count)
 		print_counts(&measurement, facts);
 	else
-		measure_print(&measurement, facts, FACTS, true);
+		measure_print(&measurement, facts, FACTS, explained);
 	print_sizes(&measurement, strncmp(facts[RING3_PLACEMENT].text, "guest", 5) == 0);
 	if (!native)
 		printf("Not measured: the rows of ring 0 (forwarded getpid, mirrored faults, traps, protection and switches "

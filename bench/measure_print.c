@@ -25,9 +25,11 @@ const char *print_duration(double nanoseconds, char text[16])
 
 /* ---- times ----------------------------------------------------------------------------------------- */
 
-/* NAN: one of the two has no samples. */
+/* NAN: one of the two has no samples, or they are the same. */
 static double ratio_to_peer(const struct measurement *measurement, const struct rung *rung, unsigned peer)
 {
+	if (rung->peers[peer].rung == rung)
+		return NAN;
 	return measure_summary(measurement, rung).median / measure_summary(measurement, rung->peers[peer].rung).median;
 }
 
