@@ -40,7 +40,6 @@ void gate_direct_lend(struct gate_instance *instance)
 		gate_direct_forget(gate->lent);
 	struct dune_direct target = {
 		.handle = (uint32_t)gate->handle,
-		.root = compartment->space->context.root,
 		.entry = (uint64_t)gate->entry,
 		.trusted = (uint64_t)gate->trusted,
 		.stack = supervisor.machine->window + SPACE_STACK_TOP,

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kvm/tags.h"
 #include "tag.h"
 
 enum {
@@ -169,7 +170,8 @@ static size_t restore_dirty(struct address_space *space, bool look)
 		any_dirty = any_dirty || dirty;
 		page->clean = dirty ? 0 : page->clean + look;
 	}
-	space->context.generation += any_dirty;
+	if (any_dirty)
+		space->context.generation = dune_generation_new();
 	return copied;
 }
 

@@ -102,6 +102,7 @@ static int rebuild(void)
 	    begin_instances() != 0 || make_mark() != 0)
 		return -1;
 	supervisor.exits_before = dune_exits_total();
+	dune_tags_total(&supervisor.flushes_before, &supervisor.kept_before);
 	supervisor.forked = false;
 	supervisor.ready = true;
 	return 0;

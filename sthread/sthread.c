@@ -282,6 +282,9 @@ int sthread_statistics(struct sthread_statistics *statistics)
 	supervisor_lock();
 	*statistics = supervisor.statistics;
 	statistics->exits = dune_exits_total() - supervisor.exits_before;
+	dune_tags_total(&statistics->tlb_flushes, &statistics->tlb_kept);
+	statistics->tlb_flushes -= supervisor.flushes_before;
+	statistics->tlb_kept -= supervisor.kept_before;
 	if (supervisor.machine) {
 		statistics->frames_used =
 			supervisor.machine->frames_used / DUNE_PAGE_SIZE - supervisor.machine->free_count;

@@ -64,7 +64,8 @@ struct supervisor {
 	pid_t process;         /* the process this belongs to */
 	bool no_direct_calls;  /* every gate call exits, even where ring 0 could make it; for tests */
 	bool no_dirty_bits;    /* all private pages are restored, even where dirty bits tell which; for tests */
-	uint64_t exits_before; /* exits of the probe */
+	uint64_t exits_before; /* exits of the probe, */
+	uint64_t flushes_before, kept_before; /* and its loads of roots */
 	uint64_t instances;    /* lives so far; also the tenants of virtual CPUs */
 	struct sthread_statistics statistics;
 };

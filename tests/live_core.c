@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "kvm/vcpu.h"
+#include "kvm/tags.h"
 
 enum { PAGE_FAULT = 14, ROUNDS = 100, PLACES = 4 };
 
@@ -188,7 +188,7 @@ static void an_edit_from_outside_is_seen_as_probed(void)
 	*(uint8_t *)space.memory[3] = 8;
 	CU_ASSERT_EQUAL(read_byte(&space, space.data), 7);
 	*space.entry[2] = (*space.entry[2] & ~DUNE_PTE_FRAME) | (*space.entry[3] & DUNE_PTE_FRAME);
-	space.context.generation++;
+	space.context.generation = dune_generation_new();
 	/* The control of the test above: without the monitor a shadowing host goes on showing the old page. */
 	CU_ASSERT_EQUAL(read_byte(&space, space.data), machine->host.shadow_paging ? 7 : 8);
 }

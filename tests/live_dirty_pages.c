@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "address_space_parts.h"
+#include "kvm/tags.h"
 #include "live.h"
 
 enum {
@@ -602,18 +603,17 @@ static void a_recycled_root_is_loaded_anew(void)
 	life = live_run_bare(write_one, NULL);
 	ASSERT_RETURNED(life, 0);
 	for (unsigned i = 0; i < 20; i++) {
-		uint64_t cr3 = vcpu->run->s.regs.sregs.cr3, reloads = vcpu->reloads;
+		uint64_t reloads = vcpu->reloads;
 		life = live_run_bare(write_one, NULL);
 		ASSERT_RETURNED(life, 0);
 		CU_ASSERT(vcpu->reloads > reloads);
-		CU_ASSERT(vcpu->reloads - reloads > 1 || vcpu->run->s.regs.sregs.cr3 != cr3);
 	}
 	/* Control: a virtual CPU that takes what it has cached for up to date does not load the root, and where the processor
 	 * keeps translations from one run to the next, it does not see what is written. */
 	unsigned survived = 0;
 	for (unsigned i = 0; i < 20; i++) {
 		uint64_t reloads = vcpu->reloads;
-		vcpu->generation = space_of(&life)->context.generation + 1;
+		vcpu->generation = dune_generation_new() + 1; /* what the root gets when it is restored */
 		life = live_run_bare(write_one, NULL);
 		CU_ASSERT(life.error == 0);
 		ASSERT_EQUAL(vcpu->reloads, reloads);

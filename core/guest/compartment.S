@@ -78,6 +78,7 @@ code_symbol dune_local_enter
 	pushq	%r15
 	movq	%rsp, LOCAL_OUTER_RSP(%rdi)
 	movq	%cr3, %rax
+	orq	LOCAL_KEEP(%rdi), %rax
 	movq	%rax, LOCAL_OUTER_CR3(%rdi)
 	read_base MSR_NUMBER_FS_BASE LOCAL_OUTER_FS(%rdi)
 	read_base MSR_NUMBER_FS_BASE + 1 LOCAL_OUTER_GS(%rdi)

@@ -10,6 +10,7 @@
  * mapped; of what was entered only RIP, RSP and flags stay in struct dune_local, until the run ends.
  */
 #include "guest/guest.h"
+#include "kvm/tags.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -29,7 +30,8 @@ struct dune_local {
 	struct descriptor_operand idt __attribute__((aligned(8)));
 	struct descriptor_operand outer_idt __attribute__((aligned(8)));
 	struct descriptor_operand gdt_operand __attribute__((aligned(8)));
-	uint64_t gdt[12] __attribute__((aligned(8)));
+	uint64_t keep;
+	uint64_t gdt[12];
 };
 _Static_assert(offsetof(struct dune_local_state, fs) == LOCAL_STATE_FS &&
 		       offsetof(struct dune_local_state, gs) == LOCAL_STATE_GS &&
@@ -45,7 +47,7 @@ _Static_assert(offsetof(struct dune_local, state) == LOCAL_STATE && offsetof(str
 		       offsetof(struct dune_local, address) == LOCAL_ADDRESS &&
 		       offsetof(struct dune_local, cs) == LOCAL_CS && offsetof(struct dune_local, idt) == LOCAL_IDT &&
 		       offsetof(struct dune_local, outer_idt) == LOCAL_OUTER_IDT &&
-		       offsetof(struct dune_local, gdt) == LOCAL_GDT,
+		       offsetof(struct dune_local, keep) == LOCAL_KEEP && offsetof(struct dune_local, gdt) == LOCAL_GDT,
 	       "compartment.S");
 _Static_assert(sizeof(struct dune_local) < 1024, "the rest of the page is stack");
 
@@ -263,12 +265,36 @@ static bool here(const struct dune_vcpu *vcpu)
 
 static bool possible(const struct dune_vcpu *vcpu, const struct dune_context *context)
 {
-	const struct kvm_vcpu_events *events = &context->events;
-	if (!here(vcpu))
+	return here(vcpu) && !dune_context_has_event(context);
+}
+
+bool dune_guest_take_tag(struct dune_guest_thread *self, unsigned tag)
+{
+	uint64_t *record = &self->vcpu->area->direct.tags[tag % TAG_COUNT];
+	if (tag < TAG_FIRST || tag >= TAG_FIRST + TAG_COUNT || !*record)
 		return false;
-	/* An event that KVM was about to raise can only be raised by it. */
-	return !context->events_saved || !(events->exception.injected | events->exception.pending |
-					   events->interrupt.injected | events->nmi.injected | events->nmi.pending);
+	*record = 0;
+	return true;
+}
+
+/* What CR3 becomes on the way there, and what it gets on the way back.  The process's translations are kept as well: who edits its
+ * tables meanwhile has this virtual CPU drop everything (catch_up() in loop.c).  They may be under the compartment's tag: then both
+ * loads flush, and afterwards nothing of a compartment is there. */
+static void choose_loads(struct dune_guest_thread *self, struct dune_local *local, const struct dune_context *context)
+{
+	struct dune_vcpu *vcpu = self->vcpu;
+	uint64_t outer;
+	__asm__ volatile("movq %%cr3, %0" : "=r"(outer));
+	unsigned tag = outer & CR3_PCID_MASK;
+	bool tags = vcpu->machine->tags_used;
+	bool clash = tags && (dune_tagged_root(vcpu->machine, context) & CR3_PCID_MASK) == tag;
+	if (clash)
+		dune_guest_take_tag(self, tag);
+	local->root = dune_tag_load(vcpu, context);
+	if (clash)
+		dune_guest_take_tag(self, tag);
+	local->keep = tags && !clash ? CR3_NOFLUSH : 0;
+	*(local->keep ? &vcpu->tag_kept : &vcpu->tag_flushes) += 1;
 }
 
 static void run_once(struct dune_guest_thread *self, struct dune_vcpu *vcpu, struct dune_context *context)
@@ -282,7 +308,7 @@ static void run_once(struct dune_guest_thread *self, struct dune_vcpu *vcpu, str
 		.local = (uint64_t)local,
 	};
 	area(self)->compartment.regs.rflags = (context->regs.rflags & FLAGS_COMPARTMENT) | FLAGS_CLEAN;
-	local->root = context->root;
+	choose_loads(self, local, context);
 	/* All components: none that the next tenant could look at is left out. */
 	dune_local_call((uint64_t)local, vcpu->local_image, host->xsave ? host->vector_components : 0,
 			vcpu->machine->window + WINDOW_LOCAL_CODE + (dune_local_enter - dune_local_begin));
@@ -310,7 +336,6 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	vcpu->run->immediate_exit = 0;
 	atomic_store(&self->compartment, vcpu);
 	atomic_store(&vcpu->carrier, self->vcpu);
-	self->tag_zero_used = true;
 	atomic_store(&vcpu->running, true); /* a kick from here on takes the carrier out, and the host side sees why */
 	bool ended = false;
 	while (!ended) {
@@ -335,4 +360,15 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 	return true;
 }
 
-const struct dune_vcpu_local dune_guest_local = { .here = here, .run = dune_local_run, .save = save_image };
+/* The page fault itself has dropped the translation that it found wrong. */
+static void accept(const struct dune_context *context, uint64_t before)
+{
+	struct dune_vcpu *vcpu = dune_guest_self->vcpu;
+	uint64_t *record = (uint64_t *)((uint8_t *)&vcpu->area->direct + dune_tag_record(vcpu->machine, context));
+	if (vcpu->machine->tags_used && *record == before)
+		*record = context->generation;
+}
+
+const struct dune_vcpu_local dune_guest_local = {
+	.here = here, .run = dune_local_run, .save = save_image, .accept = accept
+};

@@ -660,13 +660,12 @@ static void load_root(unsigned long cr3)
 			    cr3);
 		dune_die();
 	}
-	if (!machine()->host.pcid)
+	if (!machine()->host.pcid) {
 		cr3 = PTE_ADDR(cr3);
-	else if (cr3 & CR3_PCID_MASK)
+	} else if (cr3 & CR3_PCID_MASK) {
 		tags_used = true;
-	else if (dune_guest_self->tag_zero_used) { /* what is cached under this tag may be a compartment's */
-		dune_guest_self->tag_zero_used = false;
-		cr3 &= ~CR3_NOFLUSH;
+		if (dune_guest_take_tag(dune_guest_self, cr3 & CR3_PCID_MASK))
+			cr3 &= ~CR3_NOFLUSH; /* what is cached under it is a compartment's */
 	}
 	write_root(cr3);
 }

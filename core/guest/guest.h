@@ -111,7 +111,6 @@ struct dune_guest_thread {
 	void *vector;               /* room for KVM_GET_XSAVE */
 	struct dune_vcpu *prepared; /* whose area holds this thread's GDT (compartment.c) */
 	struct dune_vcpu *_Atomic compartment; /* the libsthread's virtual CPU whose compartment it runs, or NULL */
-	bool tag_zero_used;                    /* by compartments, since a root was last loaded under tag 0 */
 	struct dune_counters counters;
 	uint8_t fxsave[512] __attribute__((aligned(16)));
 	struct dune_guest_thread *next; /* of all */
@@ -176,6 +175,8 @@ extern const uint8_t dune_local_begin[], dune_local_enter[];
 /* Ring 0, for dune_vcpu_run(): runs the context here if that is possible, else returns false. */
 bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
 extern const struct dune_vcpu_local dune_guest_local;
+/* Gives the program a tag that compartments' roots have as well.  Returns whether something of theirs is cached under it. */
+bool dune_guest_take_tag(struct dune_guest_thread *self, unsigned tag);
 /* KVM's form of FXSAVE's image into that image. */
 void dune_to_fxsave(uint8_t *image, const struct kvm_fpu *from);
 

@@ -136,7 +136,8 @@
 #define LOCAL_IDT 80 /* operands of LIDT and LGDT, ten bytes each */
 #define LOCAL_OUTER_IDT 96
 #define LOCAL_GDT_OPERAND 112
-#define LOCAL_GDT 128
+#define LOCAL_KEEP 128 /* bits that CR3 gets on the way back */
+#define LOCAL_GDT 136
 #define LOCAL_SELECTOR_TSS 0x50
 #define DESCRIPTOR_TYPE 5 /* its byte with the type and the present bit */
 #define TYPE_TSS_AVAILABLE 0x89

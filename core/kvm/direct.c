@@ -1,5 +1,7 @@
 /* direct.c - see direct.h, and monitor.S for the part that runs in ring 0. */
 #include "kvm/direct.h"
+#include "kvm/tags.h"
+#include "dune_x86.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -82,12 +84,21 @@ enum {
 	FIRST_PROCESSOR = 2
 };
 
+/* A root as ring 0 loads it there and back, if it finds nothing against that. */
+static uint64_t for_call(const struct dune_machine *machine, const struct dune_context *context)
+{
+	return dune_tagged_root(machine, context) | (machine->tags_used ? CR3_NOFLUSH : 0);
+}
+
 void dune_direct_open(struct dune_machine *machine, struct dune_direct *target, const struct dune_direct *as,
 		      struct dune_context *context)
 {
 	struct dune_direct fields = *as;
 	fields.state = DIRECT_CLOSED;
 	fields.calls = target->calls;
+	fields.root = for_call(machine, context);
+	fields.generation = machine->tags_used ? context->generation : 0;
+	fields.record = dune_tag_record(machine, context);
 	*target = fields;
 	record_of(machine, target)->context = context;
 	__atomic_store_n(&target->state, DIRECT_OPEN, __ATOMIC_RELEASE);
@@ -120,7 +131,8 @@ void dune_direct_seize(struct dune_direct *target)
 void dune_direct_prepare(struct dune_vcpu *vcpu, const struct dune_context *context)
 {
 	struct dune_direct_state *state = &vcpu->area->direct;
-	state->root = context->root;
+	state->root = for_call(vcpu->machine, context);
+	state->record = dune_tag_record(vcpu->machine, context);
 	state->fs_base = context->fs_base;
 	state->gs_base = context->gs_base;
 	state->enter = vcpu->machine->trampoline_enter_direct;
@@ -128,12 +140,23 @@ void dune_direct_prepare(struct dune_vcpu *vcpu, const struct dune_context *cont
 	state->self = context->direct_calls ? vcpu->number + FIRST_PROCESSOR : 0;
 }
 
+/* Each call has loaded the target's root, and each return the caller's. */
+static void count_loads(struct dune_vcpu *vcpu, const struct dune_direct_state *state)
+{
+	uint64_t returns = state->calls - (state->target != 0), flushes = state->calls + returns;
+	if (vcpu->machine->tags_used) /* returns flush since a target had the caller's tag */
+		flushes = state->flushes + (state->root & CR3_NOFLUSH ? 0 : returns);
+	vcpu->tag_flushes += flushes;
+	vcpu->tag_kept += state->calls + returns - flushes;
+}
+
 struct dune_context *dune_direct_take_over(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit)
 {
 	struct dune_machine *machine = vcpu->machine;
 	struct dune_direct_state *state = &vcpu->area->direct;
 	exit->direct_calls = state->calls;
-	state->calls = 0;
+	count_loads(vcpu, state);
+	state->calls = state->flushes = 0;
 	if (!state->target)
 		return context;
 	exit->direct = machine->direct + (state->target - machine->window - WINDOW_DIRECT) / DIRECT_SIZE;
@@ -147,5 +170,6 @@ struct dune_context *dune_direct_take_over(struct dune_vcpu *vcpu, struct dune_c
 	vcpu->tenant = inside->tenant;
 	/* It loaded the root when the call began, and the root is not edited while a virtual CPU is in it. */
 	vcpu->generation = inside->generation;
+	dune_tag_loaded(vcpu, inside);
 	return inside;
 }

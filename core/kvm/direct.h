@@ -22,8 +22,8 @@ void dune_direct_free(struct dune_machine *machine, struct dune_direct *target);
 struct dune_direct_grant dune_direct_grant(const struct dune_machine *machine, const struct dune_direct *target,
 					   int handle);
 
-/* Opens it.  Preconditions: it is closed; what *as says is true of the context's address space (state is ignored), no
- * edit of it is due, and it stays so until the target has been closed. */
+/* Opens it.  Preconditions: it is closed; what *as says is true of the context's address space (of state, root, tag and
+ * counter it need not say anything), no edit of it is due, and it stays so until the target has been closed. */
 void dune_direct_open(struct dune_machine *machine, struct dune_direct *target, const struct dune_direct *as,
 		      struct dune_context *context);
 /* Closes it.  Returns false if a virtual CPU is in it: it is closed, then, as soon as that one leaves it. */

@@ -45,6 +45,8 @@ struct dune_machine {
 	struct dune_mirror *mirror;                                          /* mirror.h; NULL: there is none */
 	struct dune_host host;
 	struct kvm_cpuid2 *cpuid;
+	bool roots_by_ring0; /* it loads roots, not KVM: it is native, and page tables are walked by hardware */
+	unsigned tags_used;  /* by roots of compartments, a power of two; 0: there are no tags (tags.h) */
 
 	struct dune_arena table_arena, image, frames, tags;
 	struct dune_arena *ranges; /* memory of the process that is in no arena */

@@ -10,6 +10,7 @@
 #include <x86intrin.h>
 
 #include "kvm/clock.h"
+#include "kvm/tags.h"
 
 enum {
 	ROUNDS = 101,
@@ -144,7 +145,7 @@ static int find_paging(struct probe *probe)
 	machine->host.dirty_bits = read_clean && *probe->data_entry & DUNE_PTE_DIRTY;
 	/* The forbidden edit, on tables that are used for nothing else afterwards. */
 	*probe->data_entry = (*probe->data_entry & ~DUNE_PTE_FRAME) | other;
-	probe->context.generation++;
+	probe->context.generation = dune_generation_new();
 	if (run(probe, machine->trampoline_touch, probe->data, 0) != DUNE_EXIT_SERVICE)
 		return unexpected(probe, "memory cannot be read");
 	machine->host.shadow_paging = probe->context.regs.rdi != PROBE_VALUE;
@@ -155,7 +156,8 @@ static int find_paging(struct probe *probe)
 static void clear_dirty(struct probe *probe, bool flush)
 {
 	__atomic_fetch_and(probe->data_entry, ~DUNE_PTE_DIRTY, __ATOMIC_SEQ_CST);
-	probe->context.generation += flush;
+	if (flush)
+		probe->context.generation = dune_generation_new();
 }
 
 /* Reads or writes the page.  Returns whether its entry is dirty then; -1: it could not be done. */
@@ -226,6 +228,22 @@ static void find_clock(struct probe *probe, const struct dune_clock_sample *from
 	vcpu->clock_offset = equal ? 0 : told;
 }
 
+/* How roots are loaded from now on.  A KVM that names PCID and refuses it has none. */
+static int choose_loads(struct probe *probe)
+{
+	struct dune_machine *machine = probe->machine;
+	struct dune_host *host = &machine->host;
+	machine->roots_by_ring0 = host->ring0_native && !host->shadow_paging;
+	machine->tags_used = machine->roots_by_ring0 && host->pcid ? TAG_COUNT : 0;
+	if (!machine->tags_used || dune_vcpu_reset(probe->vcpu) == 0)
+		return 0;
+	machine->tags_used = 0;
+	host->pcid = host->invpcid = false;
+	if (dune_vcpu_reset(probe->vcpu) != 0)
+		return dune_fail(errno, "KVM refused the state of a virtual CPU: %s", strerror(errno));
+	return 0;
+}
+
 static int compare(const void *left, const void *right)
 {
 	double a = *(const double *)left, b = *(const double *)right;
@@ -251,10 +269,12 @@ int dune_machine_probe(struct dune_machine *machine)
 	struct probe probe = { .machine = machine };
 	struct dune_clock_sample began = dune_clock_now();
 	machine->host.ring0_native = true;
-	machine->host.shadow_paging = true; /* flushes the careful way until more is known */
 	machine->host.exit_path = DUNE_EXIT_IO_BITMAP;
+	machine->roots_by_ring0 = false;
+	machine->tags_used = 0;
 	if (prepare(&probe) != 0 || find_exit_path(&probe) != 0 || find_vector_state(&probe) != 0 ||
-	    find_ring0(&probe) != 0 || find_paging(&probe) != 0 || find_recycling(&probe) != 0)
+	    find_ring0(&probe) != 0 || find_paging(&probe) != 0 || choose_loads(&probe) != 0 ||
+	    find_recycling(&probe) != 0)
 		return -1;
 	machine->host.exit_nanoseconds = cost(&probe, machine->trampoline_touch, probe.data);
 	machine->host.trap_nanoseconds = cost(&probe, machine->trampoline_touch, probe.absent);

@@ -4,6 +4,7 @@
 #include "kvm/clock.h"
 #include "kvm/direct.h"
 #include "kvm/mirror.h"
+#include "kvm/tags.h"
 
 #include <asm/prctl.h>
 #include <errno.h>
@@ -24,6 +25,7 @@ enum {
 	CR4_OSFXSR = 1 << 9,
 	CR4_OSXMMEXCPT = 1 << 10,
 	CR4_UMIP = 1 << 11,
+	CR4_PCIDE = 1 << 17,
 	CR4_OSXSAVE = 1 << 18,
 	CR4_SMEP = 1 << 20,
 	CR4_SMAP = 1 << 21
@@ -163,13 +165,17 @@ static void set_monitor_segments(struct kvm_sregs *sregs)
 	sregs->ds = sregs->es = sregs->fs = sregs->gs = unusable(0);
 }
 
+static uint64_t in_monitor(const struct dune_vcpu *vcpu, const uint8_t *symbol)
+{
+	return vcpu->machine->window + WINDOW_MONITOR + (symbol - dune_monitor_begin);
+}
+
 /* Where SYSCALL goes: into the monitor, or where it stays in ring 3, into the trampoline. */
 static uint64_t call_entry(const struct dune_vcpu *vcpu)
 {
 	const struct dune_machine *machine = vcpu->machine;
-	const uint8_t *in_monitor = vcpu->mirror ? dune_monitor_forward : dune_monitor_syscall;
 	if (machine->host.ring0_native)
-		return machine->window + WINDOW_MONITOR + (in_monitor - dune_monitor_begin);
+		return in_monitor(vcpu, vcpu->mirror ? dune_monitor_forward : dune_monitor_syscall);
 	return vcpu->mirror ? machine->window + WINDOW_TRAMPOLINE + (dune_trampoline_forward - dune_trampoline_begin) :
 			      machine->trampoline_syscall;
 }
@@ -185,7 +191,8 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	sregs.cr2 = 0;
 	sregs.cr3 = vcpu->edit_root;
 	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (machine->os_xsave ? CR4_OSXSAVE : 0) |
-		    (host->smep ? CR4_SMEP : 0) | (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0);
+		    (host->smep ? CR4_SMEP : 0) | (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0) |
+		    (machine->tags_used && !vcpu->mirror ? CR4_PCIDE : 0);
 	sregs.efer = 0xd01; /* NXE LMA LME SCE */
 	uint64_t descriptors = machine->window + WINDOW_DESCRIPTORS;
 	sregs.idt = (struct kvm_dtable){ .base = descriptors, .limit = VECTOR_COUNT * 16 - 1 };
@@ -226,6 +233,7 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	vcpu->run->immediate_exit = 0;
 	vcpu->tenant = 0;
 	vcpu->pending = false;
+	dune_tags_forget(vcpu);
 	return 0;
 }
 
@@ -450,6 +458,17 @@ struct dune_vcpu *dune_vcpu_numbered(uint32_t number)
 	return vcpu;
 }
 
+void dune_tags_total(uint64_t *flushes, uint64_t *kept)
+{
+	*flushes = *kept = 0;
+	pthread_mutex_lock(&pool_lock);
+	for (const struct dune_vcpu *vcpu = every; vcpu; vcpu = vcpu->next) {
+		*flushes += vcpu->tag_flushes;
+		*kept += vcpu->tag_kept;
+	}
+	pthread_mutex_unlock(&pool_lock);
+}
+
 uint64_t dune_exits_total(void)
 {
 	uint64_t total = 0;
@@ -464,10 +483,14 @@ uint64_t dune_exits_total(void)
 
 void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root)
 {
+	static _Atomic uint32_t spaces;
 	void *vector = context->vector;
-	*context = (struct dune_context){
-		.tenant = tenant, .root = root, .generation = context->generation, .vector = vector
-	};
+	bool known = context->root == root && context->generation;
+	*context = (struct dune_context){ .tenant = tenant,
+					  .root = root,
+					  .generation = known ? context->generation : dune_generation_new(),
+					  .space = known ? context->space : atomic_fetch_add(&spaces, 1),
+					  .vector = vector };
 	context->regs.rflags = FLAGS_ALWAYS;
 }
 
@@ -543,16 +566,47 @@ static int set_vector(struct dune_vcpu *vcpu, const struct dune_context *context
 	return ioctl(vcpu->fd, KVM_SET_FPU, context->vector);
 }
 
-/*
- * A bit of CR3 that means nothing while PCID is off (AMD64 APM vol. 2, 5.3.2; Intel SDM vol. 3A, 4.5.2).  KVM takes a CR3 that
- * differs by it for another one, and flushes what the virtual CPU has cached: with two-dimensional paging a flush that
- * costs no call of its own.
- */
-#define CR3_TURN ((uint64_t)1 << 5)
-
-static bool has_root(const struct dune_vcpu *vcpu, const struct dune_context *context)
+static uint64_t root_of(const struct dune_vcpu *vcpu, const struct dune_context *context)
 {
-	return (vcpu->run->s.regs.sregs.cr3 & ~CR3_TURN) == context->root;
+	return vcpu->mirror ? context->root : dune_tagged_root(vcpu->machine, context);
+}
+
+/* Notes that nothing is cached of the context's root, which the virtual CPU has loaded, but what it says now. */
+static void loaded(struct dune_vcpu *vcpu, const struct dune_context *context)
+{
+	vcpu->generation = context->generation;
+	if (!vcpu->mirror)
+		dune_tag_loaded(vcpu, context);
+}
+
+/* KVM takes its own tables down when it is given another CR3, and drops all that is cached.  Ring 0, where it is native, loads
+ * roots in three instructions.  (An event would be raised there, and not in ring 3.) */
+static bool ring0_can_load(const struct dune_vcpu *vcpu, const struct dune_context *context)
+{
+	return vcpu->machine->roots_by_ring0 && !vcpu->mirror && !dune_context_has_event(context);
+}
+
+/* Has the virtual CPU begin in ring 0, which loads the root and goes to where the context is. */
+static void enter_by_ring0(struct dune_vcpu *vcpu, struct dune_context *context)
+{
+	struct kvm_regs *regs = &vcpu->run->s.regs.regs;
+	struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
+	const struct dune_exception_frame frame = { .rip = regs->rip,
+						    .cs = SELECTOR_USER_CODE,
+						    .rflags = regs->rflags,
+						    .rsp = regs->rsp,
+						    .ss = SELECTOR_USER_DATA };
+	const size_t at = sizeof vcpu->area->trap_stack - sizeof frame;
+	memcpy(vcpu->area->trap_stack + at, &frame, sizeof frame);
+	set_monitor_segments(sregs);
+	sregs->fs.base = context->fs_base;
+	sregs->gs.base = context->gs_base;
+	sregs->cr2 = regs->rax;
+	memset(sregs->interrupt_bitmap, 0, sizeof sregs->interrupt_bitmap);
+	regs->rax = dune_tag_load(vcpu, context);
+	regs->rip = in_monitor(vcpu, dune_monitor_enter);
+	regs->rsp = vcpu->area_address + offsetof(struct dune_processor_area, trap_stack) + at;
+	regs->rflags = 2;
 }
 
 /* Fills kvm_run with the context and marks what must be loaded. */
@@ -577,31 +631,33 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 		run->s.regs.events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 		dirty |= KVM_SYNC_X86_EVENTS;
 	}
+	const uint64_t root = root_of(vcpu, context);
+	const bool same = sregs->cr3 == root && vcpu->generation == context->generation;
+	const bool by_ring0 = !same && ring0_can_load(vcpu, context);
+	vcpu->reloads += sregs->cr3 == root && !same;
 	context->saved = context->events_saved = false;
-	uint64_t cr3 = has_root(vcpu, context) ? sregs->cr3 : context->root;
-	if (has_root(vcpu, context) && vcpu->generation != context->generation) {
-		/* The root was edited since this virtual CPU loaded it. */
-		vcpu->reloads++;
-		if (!vcpu->mirror && !vcpu->machine->host.shadow_paging) {
-			cr3 ^= CR3_TURN;
-		} else {
-			/* Leaving it and coming back flushes. */
-			sregs->cr3 = vcpu->edit_root;
-			if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs) != 0)
-				return -1;
-		}
+	context->regs.rflags = (context->regs.rflags & FLAGS_USER) | FLAGS_ALWAYS;
+	run->s.regs.regs = context->regs;
+	if (by_ring0) {
+		enter_by_ring0(vcpu, context);
+		dirty |= KVM_SYNC_X86_SREGS;
+	} else if (sregs->cr3 == root && !same) {
+		/* The root was edited since this virtual CPU loaded it: leaving it and coming back flushes. */
+		sregs->cr3 = vcpu->edit_root;
+		if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs) != 0)
+			return -1;
 	}
-	if (sregs->cr3 != cr3 || sregs->cs.selector != SELECTOR_USER_CODE || sregs->ss.selector != SELECTOR_USER_DATA ||
-	    sregs->cs.dpl != 3 || sregs->ds.selector || sregs->es.selector || sregs->fs.selector ||
-	    sregs->gs.selector || sregs->fs.base != context->fs_base || sregs->gs.base != context->gs_base) {
-		sregs->cr3 = cr3;
+	if (!by_ring0 && (sregs->cr3 != root || sregs->cs.selector != SELECTOR_USER_CODE ||
+			  sregs->ss.selector != SELECTOR_USER_DATA || sregs->cs.dpl != 3 || sregs->ds.selector ||
+			  sregs->es.selector || sregs->fs.selector || sregs->gs.selector ||
+			  sregs->fs.base != context->fs_base || sregs->gs.base != context->gs_base)) {
+		vcpu->tag_flushes += sregs->cr3 != root;
+		sregs->cr3 = root;
 		set_user_segments(sregs, context->fs_base, context->gs_base);
 		memset(sregs->interrupt_bitmap, 0, sizeof sregs->interrupt_bitmap);
 		dirty |= KVM_SYNC_X86_SREGS;
 	}
-	vcpu->generation = context->generation;
-	context->regs.rflags = (context->regs.rflags & FLAGS_USER) | FLAGS_ALWAYS;
-	run->s.regs.regs = context->regs;
+	loaded(vcpu, context);
 	run->kvm_dirty_regs = dirty;
 	run->immediate_exit = 0;
 	dune_direct_prepare(vcpu, context);
@@ -809,11 +865,15 @@ void dune_vcpu_release(struct dune_vcpu *vcpu)
 void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context)
 {
 	/* If the fault did not come out of KVM_RUN, this virtual CPU is one of the others. */
-	bool current = vcpu->local_tenant != context->tenant && has_root(vcpu, context) &&
+	bool local = vcpu->local_tenant == context->tenant;
+	bool current = !local && vcpu->run->s.regs.sregs.cr3 == root_of(vcpu, context) &&
 		       vcpu->generation == context->generation;
-	context->generation++;
+	uint64_t before = context->generation;
+	context->generation = dune_generation_new();
 	if (current)
-		vcpu->generation = context->generation;
+		loaded(vcpu, context);
+	else if (local)
+		dune_vcpu_local->accept(context, before);
 }
 
 int dune_vcpu_monitor(struct dune_vcpu *vcpu, const uint8_t *routine, size_t count, uint64_t root)
@@ -823,10 +883,14 @@ int dune_vcpu_monitor(struct dune_vcpu *vcpu, const uint8_t *routine, size_t cou
 	int error;
 	if ((vcpu->pending || vcpu->stuck) && complete_pending(vcpu) != 0)
 		return dune_fail(EIO, "a virtual CPU cannot be cleaned");
-	run->s.regs.sregs.cr3 = vcpu->edit_root;
+	bool by_ring0 = vcpu->machine->roots_by_ring0 && !vcpu->mirror;
+	if (!by_ring0)
+		run->s.regs.sregs.cr3 = vcpu->edit_root;
 	set_monitor_segments(&run->s.regs.sregs);
 	run->s.regs.regs = (struct kvm_regs){
-		.rip = vcpu->machine->window + WINDOW_MONITOR + (routine - dune_monitor_begin),
+		.rip = in_monitor(vcpu, by_ring0 ? dune_monitor_load : routine),
+		.rax = vcpu->edit_root,
+		.rdi = in_monitor(vcpu, routine),
 		.rsi = vcpu->area_address + offsetof(struct dune_processor_area, edits),
 		.rcx = count,
 		.rdx = root,
@@ -855,9 +919,11 @@ int dune_vcpu_edit(struct dune_vcpu *vcpu, struct dune_context *context, const s
 	while (count) {
 		size_t some = count < DUNE_EDITS_MAX ? count : DUNE_EDITS_MAX;
 		memcpy(vcpu->area->edits, edits, some * sizeof *edits);
-		if (dune_vcpu_monitor(vcpu, dune_monitor_edit, some, context->root) != 0)
+		if (dune_vcpu_monitor(vcpu, dune_monitor_edit, some, root_of(vcpu, context)) != 0)
 			return -1;
-		vcpu->generation = ++context->generation;
+		context->generation = dune_generation_new();
+		loaded(vcpu, context);
+		vcpu->tag_flushes++;
 		edits += some;
 		count -= some;
 	}

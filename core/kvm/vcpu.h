@@ -17,8 +17,9 @@
 /* The processor state of a compartment that is not running. */
 struct dune_context {
 	uint64_t tenant;      /* unique per life: who this is */
-	uint64_t root;        /* page-table root, guest-physical */
-	uint64_t generation;  /* of the root: grows with each edit made by the monitor */
+	uint64_t root;        /* page-table root, guest-physical; no other context has it */
+	uint64_t generation;  /* of the root: a new one with each edit made by the monitor (tags.h) */
+	uint32_t space;       /* numbers roots */
 	struct kvm_regs regs; /* general registers, RIP, RFLAGS */
 	uint64_t fs_base, gs_base;
 	bool direct_calls; /* it may make direct calls (direct.h) */
@@ -69,6 +70,8 @@ struct dune_vcpu {
 	_Atomic bool kicked;    /* a kick that came when it was not running: the next run returns at once */
 	uint64_t exits;         /* that reached user space, monitor calls included */
 	uint64_t reloads;       /* of a root that was loaded already, because its generation had changed */
+	uint64_t tag_flushes;   /* loads of compartments' roots that dropped what was cached of them, */
+	uint64_t tag_kept;      /* and that kept it */
 	uint64_t clock_multiplier, clock_offset; /* of the clocks in ring 3 (clock.h); 0: none on this one */
 	/* Contexts that ran without KVM_RUN (struct dune_vcpu_local): whose vector state is in local_image, if anybody's. */
 	uint64_t local_tenant;
@@ -85,6 +88,8 @@ struct dune_vcpu_local {
 	bool (*here)(const struct dune_vcpu *vcpu); /* whether the calling thread would run contexts so */
 	bool (*run)(struct dune_vcpu *vcpu, struct dune_context *context, struct dune_exit *exit);
 	void (*save)(const struct dune_vcpu *vcpu, struct dune_context *context);
+	/* The processor that ran it has dropped what has changed since the context was of that generation. */
+	void (*accept)(const struct dune_context *context, uint64_t before);
 };
 extern const struct dune_vcpu_local *dune_vcpu_local;
 
@@ -109,12 +114,23 @@ struct dune_vcpu *dune_vcpu_numbered(uint32_t number);
 /* Exits of all virtual CPUs of the machine, not of its mirror, that reached user space, the probe's included. */
 uint64_t dune_exits_total(void);
 
+/* Loads of compartments' roots on all virtual CPUs of the machine and its mirror: see struct dune_vcpu. */
+void dune_tags_total(uint64_t *flushes, uint64_t *kept);
+
 /* The signal that takes a thread out of KVM_RUN; its handler is installed by the first dune_vcpu_get(). */
 int dune_kick_signal(void);
 
 /* Makes the vector registers of a context clean for its first run.  Preconditions: the trampoline runs first. */
 void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root);
 void dune_context_free(struct dune_context *context);
+
+/* Whether it was stopped with an event under way, which only KVM can raise. */
+static inline bool dune_context_has_event(const struct dune_context *context)
+{
+	const struct kvm_vcpu_events *events = &context->events;
+	return context->events_saved && (events->exception.injected | events->exception.pending |
+					 events->interrupt.injected | events->nmi.injected | events->nmi.pending);
+}
 
 /*
  * Runs a compartment until it exits.  Brings the state in, makes sure that nothing of the last tenant is left in

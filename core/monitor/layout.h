@@ -13,7 +13,7 @@
 #define WINDOW_DESCRIPTORS 0x00010000 /* IDT (one page), then GDT: supervisor, read-only */
 #define WINDOW_TRAMPOLINE 0x00020000  /* ring-3 entry and exit code: user, read, execute */
 #define WINDOW_CLEAN_STATE 0x00021000 /* image of a clean vector state, up to 15 pages: user, read-only */
-#define WINDOW_DIRECT 0x00030000      /* targets of direct calls: array of struct dune_direct, supervisor */
+#define WINDOW_DIRECT 0x00060000      /* targets of direct calls: array of struct dune_direct, supervisor */
 #define WINDOW_PROCESSORS 0x00100000  /* one area per virtual CPU, see struct dune_processor_area */
 #define WINDOW_PROCESSOR_SIZE 0x4000
 
@@ -45,7 +45,7 @@
 
 /* struct dune_direct: state, then what a call needs */
 #define DIRECT_COUNT 1024
-#define DIRECT_SIZE 64
+#define DIRECT_SIZE 128
 #define DIRECT_STATE 0
 #define DIRECT_HANDLE 4
 #define DIRECT_ROOT 8
@@ -55,6 +55,8 @@
 #define DIRECT_AFTER 40
 #define DIRECT_FS_BASE 48
 #define DIRECT_CALLS 56
+#define DIRECT_GENERATION 64
+#define DIRECT_RECORD 72
 #define DIRECT_CLOSED 0
 #define DIRECT_OPEN 1
 
@@ -69,6 +71,14 @@
 #define STATE_RESUME 56
 #define STATE_SELF 64
 #define STATE_CALLS 68
+#define STATE_FLUSHES 72
+#define STATE_RECORD 76
+#define STATE_TAGS 80
+
+/* Tags (PCIDs) of compartments' roots: the last ones there are, since programs count their own from 0. */
+#define TAG_FIRST 0xfc0
+#define TAG_COUNT 64 /* a power of two; a root's record is STATE_TAGS[tag % TAG_COUNT] */
+#define CR3_KEEP_BIT 63
 
 /* Selectors, in the order that SYSCALL and SYSRET want.  There is no 32-bit code descriptor and no LDT. */
 #define SELECTOR_KERNEL_CODE 0x10

@@ -11,8 +11,8 @@
 #include "monitor/layout.h"
 
 	.section .rodata.monitor, "a", @progbits
-	.hidden dune_monitor_exchange, dune_monitor_refresh
-	.globl dune_monitor_exchange, dune_monitor_refresh
+	.hidden dune_monitor_exchange, dune_monitor_refresh, dune_monitor_load, dune_monitor_enter
+	.globl dune_monitor_exchange, dune_monitor_refresh, dune_monitor_load, dune_monitor_enter
 	.hidden dune_monitor_begin, dune_monitor_syscall, dune_monitor_forward, dune_monitor_edit, dune_monitor_end
 	.globl dune_monitor_begin, dune_monitor_syscall, dune_monitor_forward, dune_monitor_edit, dune_monitor_end
 	.balign 16
@@ -74,9 +74,11 @@ dune_monitor_syscall:
  *     that it goes on across MOV CR3;
  *     selectors are loaded with 0, MSRs with bases that the supervisor has set, SYSRETQ gets an address in the
  *     trampoline.  Interrupts are off and TF is masked (SFMASK), so no trap comes either.
- * TLB: PCID and global pages are off, so MOV CR3 leaves no translation of the other side, and what a target's root said
- * before it was opened is never in use.  A root is edited only while its target is closed, or after the virtual CPU
- * that is in it has exited.
+ * TLB: global pages are off.  Without tags MOV CR3 leaves no translation of the other side, and what a target's root said
+ * before it was opened is never in use.  With tags (kvm/tags.h) the target's are kept if the record of its tag says that they
+ * are of this root as it is; else the load flushes the tag, and the record is renewed.  The caller's are kept: its root is
+ * not edited while it waits here, and if the target has its very tag, then both loads flush, and nobody's are on record.
+ * A root is edited only while its target is closed, or after the virtual CPU that is in it has exited.
  * GS: SWAPGS makes this virtual CPU's dune_direct_state the GS base, in these two paths only.  Ring 3 cannot change the
  * other base: CR4.FSGSBASE is off.
  * Registers of the one side never reach the other: all sixteen are set, on both ways; the trampoline, on both sides,
@@ -120,7 +122,11 @@ dune_monitor_direct_call:
 	movq	%rbx, %gs:STATE_TARGET		/* from here on every exit finds the target */
 	movq	dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_SECONDS(%rip), %r8
 	movq	DIRECT_ROOT(%rbx), %rax
-	movq	%rax, %cr3
+	movl	DIRECT_RECORD(%rbx), %ecx
+	movq	DIRECT_GENERATION(%rbx), %rdx
+	cmpq	%rdx, %gs:(%rcx)
+	jne	4f
+5:	movq	%rax, %cr3
 	movq	%r8, dune_monitor_begin - WINDOW_MONITOR + WINDOW_LIFE_MONITOR + LIFE_SECONDS(%rip)
 	xorl	%eax, %eax
 	movl	%eax, %ds
@@ -157,6 +163,14 @@ dune_monitor_direct_call:
 3:	movl	$SERVICE_NUMBER_CALL, %eax
 	outb	%al, $PORT_SERVICE
 	ud2
+4:	incl	%gs:STATE_FLUSHES
+	btrq	$CR3_KEEP_BIT, %rax
+	movq	%rdx, %gs:(%rcx)
+	cmpl	%ecx, %gs:STATE_RECORD
+	jne	5b
+	btrq	$CR3_KEEP_BIT, %gs:STATE_ROOT	/* the caller's tag: until the next exit */
+	movq	$0, %gs:(%rcx)
+	jmp	5b
 
 /*
  * The return.  Entry: as dune_monitor_syscall; RDI = result.
@@ -232,7 +246,7 @@ dune_monitor_forward:
  * Page-table edits.
  * Entry: ring 0 by the supervisor, page tables: the edit root.  RSI -> list of {address of entry, value} pairs in
  * this virtual CPU's area, RCX = how many (> 0), RDX = the root they belong to.
- * Stores each value, loads the root (which flushes what it had cached) and exits.  Clobbers RAX, RDI, RSI, RCX.
+ * Stores each value, loads the root (which flushes what it had cached, under its tag) and exits.  Clobbers RAX, RDI, RSI, RCX.
  */
 	.balign 16
 dune_monitor_edit:
@@ -276,6 +290,28 @@ dune_monitor_refresh:
 	movq	%rdx, %cr3
 	outb	%al, $PORT_MONITOR
 	ud2
+
+/*
+ * For the three above where ring 0 is native, which loads roots cheaper than KVM does.
+ * Entry: as theirs, but under any root; RAX = the edit root, RDI = which of them.  Loads it and goes on there.
+ */
+	.balign 16
+dune_monitor_load:
+	movq	%rax, %cr3
+	jmpq	*%rdi
+
+/*
+ * Ring 3 under another root than the last, where ring 0 is native.
+ * Entry: ring 0 by the supervisor, interrupts off, under any root; RAX = what CR3 becomes, CR2 = RAX of ring 3, all other
+ *     general registers those of ring 3, selectors 0, FS and GS base those of ring 3;
+ *     RSP -> RIP CS RFLAGS RSP SS of ring 3, end of the trap stack.
+ * Exit: ring 3.  No register of it was in memory.
+ */
+	.balign 16
+dune_monitor_enter:
+	movq	%rax, %cr3
+	movq	%cr2, %rax
+	iretq
 dune_monitor_end:
 
 	.section .rodata.trampoline, "a", @progbits

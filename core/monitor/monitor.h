@@ -11,7 +11,7 @@
 
 /* The pieces of monitor.S, as data: they run from their copies in the window. */
 extern const uint8_t dune_monitor_begin[], dune_monitor_syscall[], dune_monitor_forward[], dune_monitor_edit[],
-	dune_monitor_exchange[], dune_monitor_refresh[], dune_monitor_end[];
+	dune_monitor_exchange[], dune_monitor_refresh[], dune_monitor_load[], dune_monitor_enter[], dune_monitor_end[];
 extern const uint8_t dune_trampoline_random_copy[], dune_trampoline_random_end[];
 extern const uint8_t dune_trampoline_begin[], dune_trampoline_enter[], dune_trampoline_enter_fxsave[];
 extern const uint8_t dune_trampoline_syscall[], dune_trampoline_forward[], dune_trampoline_service[],
@@ -90,12 +90,15 @@ struct dune_edit {
 struct dune_direct {
 	uint32_t state; /* DIRECT_CLOSED, DIRECT_OPEN, or which virtual CPU is in it: its dune_direct_state.self */
 	uint32_t handle;
-	uint64_t root;
+	uint64_t root;           /* with its tag, and CR3_NOFLUSH where there are tags */
 	uint64_t entry, trusted; /* the function, and its second argument */
 	uint64_t stack;          /* top of an empty stack */
 	uint64_t after;          /* function to call after it, or 0 */
 	uint64_t fs_base;
-	uint64_t calls; /* begun, counted by ring 0 */
+	uint64_t calls;      /* begun, counted by ring 0 */
+	uint64_t generation; /* of the root; 0 where there are no tags */
+	uint32_t record;     /* of the tag: its offset in struct dune_direct_state */
+	uint32_t reserved[13];
 };
 _Static_assert(sizeof(struct dune_direct) == DIRECT_SIZE, "monitor.S knows it");
 _Static_assert(offsetof(struct dune_direct, state) == DIRECT_STATE, "monitor.S reads state");
@@ -107,6 +110,8 @@ _Static_assert(offsetof(struct dune_direct, stack) == DIRECT_STACK, "monitor.S r
 _Static_assert(offsetof(struct dune_direct, after) == DIRECT_AFTER, "monitor.S reads after");
 _Static_assert(offsetof(struct dune_direct, calls) == DIRECT_CALLS, "monitor.S counts in calls");
 _Static_assert(offsetof(struct dune_direct, fs_base) == DIRECT_FS_BASE, "monitor.S reads fs_base");
+_Static_assert(offsetof(struct dune_direct, generation) == DIRECT_GENERATION, "monitor.S reads generation");
+_Static_assert(offsetof(struct dune_direct, record) == DIRECT_RECORD, "monitor.S reads record");
 
 /* The direct calls of one virtual CPU.  The first three are written by ring 0 when a call begins, the rest by the
  * supervisor before it lets ring 3 run. */
@@ -117,8 +122,10 @@ struct dune_direct_state {
 	uint64_t root, fs_base, gs_base; /* the caller's */
 	uint64_t enter, resume;          /* in the trampoline: where a target begins, where its caller goes on */
 	uint32_t self;                   /* marks targets as taken by this virtual CPU; 0: calls have to exit */
-	uint32_t calls;                  /* begun since the supervisor looked */
-	uint64_t reserved;
+	uint32_t calls;                  /* begun since the supervisor looked, */
+	uint32_t flushes;                /* and those that had to flush the target's tag */
+	uint32_t record;                 /* of the caller's tag: its offset in here */
+	uint64_t tags[TAG_COUNT];        /* for each tag the generation whose translations are under it: kvm/tags.h */
 };
 _Static_assert(offsetof(struct dune_direct_state, target) == STATE_TARGET, "monitor.S uses target");
 _Static_assert(offsetof(struct dune_direct_state, stack) == STATE_STACK, "monitor.S uses stack");
@@ -130,6 +137,9 @@ _Static_assert(offsetof(struct dune_direct_state, enter) == STATE_ENTER, "monito
 _Static_assert(offsetof(struct dune_direct_state, resume) == STATE_RESUME, "monitor.S uses resume");
 _Static_assert(offsetof(struct dune_direct_state, self) == STATE_SELF, "monitor.S uses self");
 _Static_assert(offsetof(struct dune_direct_state, calls) == STATE_CALLS, "monitor.S uses calls");
+_Static_assert(offsetof(struct dune_direct_state, flushes) == STATE_FLUSHES, "monitor.S uses flushes");
+_Static_assert(offsetof(struct dune_direct_state, record) == STATE_RECORD, "monitor.S uses record");
+_Static_assert(offsetof(struct dune_direct_state, tags) == STATE_TAGS, "monitor.S uses tags");
 
 enum {
 	DUNE_EDITS_MAX = (4096 - sizeof(struct dune_direct_state)) / sizeof(struct dune_edit)

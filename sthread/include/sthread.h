@@ -343,6 +343,8 @@ struct sthread_statistics {
 	uint64_t table_pages;    /* page tables in use, the snapshot's included; like address spaces they are kept */
 	uint64_t pages_clean;    /* private pages that were found pristine, and not copied */
 	uint64_t pages_released; /* private pages given back because lives had stopped writing to them */
+	uint64_t tlb_flushes;    /* changes to another address space that dropped what was cached of it, */
+	uint64_t tlb_kept;       /* and that kept it: where the host has tags (PCID) */
 };
 /* Errors: EINVAL; EPERM before sthread_init(). */
 int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
