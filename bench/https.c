@@ -165,6 +165,7 @@ static void finish(double counters[COUNTERS])
 		"%*u, gate calls %lu";
 	static const char machine[] =
 		" machine: exits %lu, traps %lu, page-table edits in ring 0 %lu; pages copied %lu, restored %lu";
+	static const char changes[] = " changes of address space: %lu that flush, %lu";
 	unsigned long values[5];
 	int status = -1;
 	for (int i = 0; i < ANSWER_SECONDS * 100 && waitpid(server, &status, WNOHANG) == 0; i++)
@@ -182,6 +183,10 @@ static void finish(double counters[COUNTERS])
 						      COUNT_RESTORED };
 		for (unsigned i = 0; i < 5; i++)
 			counters[order[i]] = (double)values[i];
+	}
+	if (find_in_output(changes, values) == 2) {
+		counters[COUNT_FLUSHES] = (double)values[0];
+		counters[COUNT_KEPT] = (double)values[1];
 	}
 }
 

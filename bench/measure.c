@@ -27,6 +27,8 @@ static const char *const counter_names[COUNTERS] = {
 	[COUNT_COPIED] = "pages_copied",
 	[COUNT_RESTORED] = "pages_restored",
 	[COUNT_EDITS] = "page_table_edits",
+	[COUNT_FLUSHES] = "tlb_flushes",
+	[COUNT_KEPT] = "tlb_kept",
 };
 
 static bool library_counters(double counters[COUNTERS]);
@@ -158,6 +160,8 @@ static bool library_counters(double counters[COUNTERS])
 	counters[COUNT_COPIED] = (double)statistics.pages_copied;
 	counters[COUNT_RESTORED] = (double)statistics.pages_restored;
 	counters[COUNT_EDITS] = (double)statistics.monitor_edits;
+	counters[COUNT_FLUSHES] = (double)statistics.tlb_flushes;
+	counters[COUNT_KEPT] = (double)statistics.tlb_kept;
 	return true;
 }
 

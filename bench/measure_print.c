@@ -127,8 +127,8 @@ static void print_ring0(const struct result *result)
 
 void measure_print_counters(const struct measurement *measurement)
 {
-	printf("\n%-*s %7s %7s %7s %7s %7s %8s %8s %7s %8s\n", NAME, "counted for one operation", "exits", "traps",
-	       "calls", "gates", "copied", "restored", "KiB", "edits", "ring 0");
+	printf("\n%-*s %7s %7s %7s %7s %7s %8s %8s %7s %7s %7s %8s\n", NAME, "counted for one operation", "exits",
+	       "traps", "calls", "gates", "copied", "restored", "KiB", "edits", "flushes", "kept", "ring 0");
 	for (size_t i = 0; i < measurement->count; i++) {
 		const struct rung *rung = &measurement->rungs[i];
 		const struct result *result = measure_result(measurement, rung);
@@ -137,13 +137,15 @@ void measure_print_counters(const struct measurement *measurement)
 			continue;
 		for (unsigned counter = 0; counter < COUNTERS; counter++)
 			each[counter] = result->counters[counter] / (double)result->operations;
-		printf("%-*s %7.2f %7.2f %7.2f %7.2f %7.2f %8.2f %8.1f %7.2f", NAME, rung->name, each[COUNT_EXITS],
-		       each[COUNT_TRAPS], each[COUNT_CALLS], each[COUNT_GATE_CALLS], each[COUNT_COPIED],
-		       each[COUNT_RESTORED], PAGE_KIB * (each[COUNT_COPIED] + each[COUNT_RESTORED]), each[COUNT_EDITS]);
+		printf("%-*s %7.2f %7.2f %7.2f %7.2f %7.2f %8.2f %8.1f %7.2f %7.2f %7.2f", NAME, rung->name,
+		       each[COUNT_EXITS], each[COUNT_TRAPS], each[COUNT_CALLS], each[COUNT_GATE_CALLS],
+		       each[COUNT_COPIED], each[COUNT_RESTORED], PAGE_KIB * (each[COUNT_COPIED] + each[COUNT_RESTORED]),
+		       each[COUNT_EDITS], each[COUNT_FLUSHES], each[COUNT_KEPT]);
 		print_ring0(result);
 	}
-	printf("calls: served; copied, restored: pages, KiB: their bytes; edits: page-table entries, flushed; ring 0: "
-	       "instructions, where single steps can count them\n");
+	printf("calls: served; copied, restored: pages, KiB: their bytes; edits: page-table entries; flushes, kept: changes of "
+	       "address space that dropped what was cached, and that kept it; ring 0: instructions, where single steps count "
+	       "them\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------ */

@@ -96,6 +96,8 @@ static void print_library(void)
 	(void)printf("  machine: exits %" PRIu64 ", traps %" PRIu64 ", page-table edits in ring 0 %" PRIu64
 		     "; pages copied %" PRIu64 ", restored %" PRIu64 ", snapshot %" PRIu64 "\n",
 		     s.exits, s.traps, s.monitor_edits, s.pages_copied, s.pages_restored, s.snapshot_pages);
+	(void)printf("  changes of address space: %" PRIu64 " that flush, %" PRIu64 " that keep translations\n",
+		     s.tlb_flushes, s.tlb_kept);
 }
 
 void report_server(enum isolation isolation, uint64_t connections, uint64_t requests)
