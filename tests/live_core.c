@@ -257,6 +257,25 @@ static void a_kick_stops_a_spinning_compartment(void)
 	pthread_join(thread, NULL);
 }
 
+/* Under a root that has yet to be loaded, which ring 0 may do, and under the one that is loaded. */
+static void a_kick_that_came_before_stops_the_first_instruction(void)
+{
+	struct space spaces[2];
+	open_machine();
+	for (unsigned i = 0; i < 2; i++)
+		make(&spaces[i], spin_code, sizeof spin_code);
+	for (unsigned i = 0; i < 8; i++) {
+		struct space *space = &spaces[i / 2 % 2];
+		dune_vcpu_interrupt_own(vcpu);
+		struct dune_exit exit = call(space, space->code, i, 0);
+		CU_ASSERT_EQUAL(exit.kind, DUNE_EXIT_KICKED);
+		CU_ASSERT_EQUAL(space->context.regs.rip, space->code);
+		CU_ASSERT_EQUAL(space->context.regs.rax, UINT64_MAX);
+		CU_ASSERT_EQUAL(space->context.regs.rdi, i);
+		CU_ASSERT_EQUAL(space->context.regs.rsp, space->data);
+	}
+}
+
 static void a_virtual_cpu_is_made_anew_after_a_triple_fault(void)
 {
 	struct space space, good;
@@ -285,6 +304,8 @@ static const struct harness_test tests[] = {
 	{ "each address space shows its own page", each_address_space_shows_its_own_page, HARNESS_FORK },
 	{ "an edit on another virtual CPU is seen here", an_edit_on_another_virtual_cpu_is_seen_here, HARNESS_FORK },
 	{ "a kick stops a spinning compartment", a_kick_stops_a_spinning_compartment, HARNESS_FORK },
+	{ "a kick that came before stops a compartment at its first instruction",
+	  a_kick_that_came_before_stops_the_first_instruction, HARNESS_FORK },
 	{ "a virtual CPU is made anew after a triple fault", a_virtual_cpu_is_made_anew_after_a_triple_fault, HARNESS_FORK },
 };
 
