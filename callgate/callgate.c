@@ -9,6 +9,7 @@
 
 #include "gate.h"
 #include "kvm/direct.h"
+#include "local.h"
 #include "unisolated.h"
 
 bool supervisor_gate_exists(cgate_t gate)
@@ -122,6 +123,11 @@ int cgate_get_info(cgate_t handle, struct cgate_info *info)
 	return gate ? 0 : dune_fail(EBADF, "no such gate");
 }
 
+static bool names_gate(const struct local_kind *kind, const void *gate)
+{
+	return policy_allows_gate(kind->policy, *(const cgate_t *)gate);
+}
+
 int cgate_destroy(cgate_t handle)
 {
 	if (supervisor_enter() != 0)
@@ -132,6 +138,7 @@ int cgate_destroy(cgate_t handle)
 		supervisor_unlock();
 		return dune_fail(gate ? EBUSY : EBADF, gate ? "a call of the gate is under way" : "no such gate");
 	}
+	locals_give_up(names_gate, &handle, 0);
 	handle_end(&supervisor.gates, handle);
 	gate_free_instances(gate);
 	gate_direct_end(gate);

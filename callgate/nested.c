@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "budget.h"
+#include "local.h"
 #include "slice.h"
 
 /* ---- what bounds them ------------------------------------------------------------------------------ */
@@ -72,7 +73,7 @@ static void release(struct sthread *child)
 	*link = child->next_owned;
 	owner->sthread_count--;
 	handle_end(&supervisor.sthreads, child->handle);
-	free(child);
+	local_sthread_free(child);
 }
 
 void nested_release(struct gate_instance *instance)
@@ -90,7 +91,7 @@ void nested_release(struct gate_instance *instance)
 
 static struct sthread *make(struct gate_instance *owner, const struct policy *policy, uint64_t body, uint64_t argument)
 {
-	struct sthread *child = calloc(1, sizeof *child);
+	struct sthread *child = local_sthread_new();
 	if (child) { /* beginning may release the lock: it is nobody else's */
 		child->state = STHREAD_RUNNABLE;
 		child->owner = owner;
@@ -115,7 +116,7 @@ static struct sthread *make(struct gate_instance *owner, const struct policy *po
 		owner->sthread_count++;
 		return child;
 	}
-	free(child);
+	local_sthread_free(child);
 	return NULL;
 }
 

@@ -146,7 +146,7 @@ static int wait_turn(struct sthread *sthread, struct gate *gate, struct gate_ins
 	while (!waiter.instance && !nested_stopped(sthread) && late != ETIMEDOUT) {
 		struct timespec look = next_look(gate, &until);
 		bool looks = gate->idle;
-		late = pthread_cond_clockwait(&waiter.wake, &supervisor.lock, CLOCK_MONOTONIC, &look);
+		late = supervisor_wait(&waiter.wake, &look);
 		if (!looks || waiter.instance)
 			continue;
 		if (gate->first == &waiter && (waiter.instance = take_idle(gate)))

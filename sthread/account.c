@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "gate.h"
+#include "local.h"
 
 static struct account {
 	char name[STHREAD_POLICY_NAME];
@@ -47,21 +48,14 @@ static void add(struct sthread_policy_statistics *sums, const struct sthread_inf
 	sums->run_nanoseconds += info->run_nanoseconds;
 }
 
-void account_begin(const struct compartment *compartment)
+void account_count_begin(struct sthread_policy_statistics *sums, const struct sthread_info *info)
 {
-	struct account *account = account_of(compartment->policy);
-	if (!account)
-		return;
-	account->sums.lives++;
-	account->sums.lives_recycled += (uint64_t)compartment->info.recycled;
+	sums->lives++;
+	sums->lives_recycled += (uint64_t)info->recycled;
 }
 
-void account_end(const struct compartment *compartment)
+void account_count_end(struct sthread_policy_statistics *sums, const struct sthread_info *info)
 {
-	struct account *account = account_of(compartment->policy);
-	if (!account || !compartment->info.instance) /* it never began */
-		return;
-	struct sthread_policy_statistics *sums = &account->sums;
 	uint64_t *const ends[] = {
 		[STHREAD_RETURNED] = &sums->returned,       [STHREAD_EXITED] = &sums->exited,
 		[STHREAD_FAULTED] = &sums->faulted,         [STHREAD_DENIED] = &sums->denied,
@@ -69,9 +63,36 @@ void account_end(const struct compartment *compartment)
 		[STHREAD_HOST_FAILURE] = &sums->failed,     [STHREAD_OUT_OF_MEMORY] = &sums->out_of_memory,
 		[STHREAD_OUT_OF_TIME] = &sums->out_of_time, [STHREAD_OUT_OF_CALLS] = &sums->out_of_calls,
 	};
-	if ((unsigned)compartment->info.end < sizeof ends / sizeof *ends)
-		++*ends[compartment->info.end];
-	add(sums, &compartment->info);
+	if ((unsigned)info->end < sizeof ends / sizeof *ends)
+		++*ends[info->end];
+	add(sums, info);
+}
+
+void account_begin(const struct compartment *compartment)
+{
+	struct account *account = account_of(compartment->policy);
+	if (account)
+		account_count_begin(&account->sums, &compartment->info);
+}
+
+void account_end(const struct compartment *compartment)
+{
+	struct account *account = account_of(compartment->policy);
+	if (account && compartment->info.instance) /* else it never began */
+		account_count_end(&account->sums, &compartment->info);
+}
+
+_Static_assert(sizeof(struct sthread_policy_statistics) % sizeof(uint64_t) == 0, "counters of 64 bits");
+
+void account_merge(const struct policy *policy, const struct sthread_policy_statistics *sums)
+{
+	struct account *account = account_of(policy);
+	if (!account)
+		return;
+	uint64_t *to = (uint64_t *)&account->sums;
+	const uint64_t *from = (const uint64_t *)sums;
+	for (size_t i = 0; i < sizeof *sums / sizeof *from; i++)
+		to[i] += from[i];
 }
 
 /* ---- lives under way ----------------------------------------------------------------------------------- */
@@ -159,6 +180,7 @@ int sthread_policy_statistics(const char *name, struct sthread_policy_statistics
 	if (!name || !statistics)
 		return dune_fail(EINVAL, "sthread_policy_statistics() wants a name, and a place for the statistics");
 	supervisor_lock();
+	locals_settle_accounts();
 	const struct account *account = find(name);
 	if (account) {
 		*statistics = account->sums;

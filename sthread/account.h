@@ -18,5 +18,9 @@ const char *account_name(const struct policy *policy);
 /* A life of the compartment has begun, and ends. */
 void account_begin(const struct compartment *compartment);
 void account_end(const struct compartment *compartment);
+/* The same in sums that somebody else keeps, and brings to the account of a policy, if it has one, later. */
+void account_count_begin(struct sthread_policy_statistics *sums, const struct sthread_info *info);
+void account_count_end(struct sthread_policy_statistics *sums, const struct sthread_info *info);
+void account_merge(const struct policy *policy, const struct sthread_policy_statistics *sums);
 
 #endif

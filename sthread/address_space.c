@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "address_space_parts.h"
+#include "local.h"
 #include "tag.h"
 
 enum {
@@ -154,10 +155,38 @@ static struct address_space *take_idle(const struct policy *policy, const struct
 	return space;
 }
 
+/* Whether an idle space that a thread keeps is of use for others. */
+struct wanted {
+	const struct pristine *pristine;
+	uint64_t shape;
+	bool any;
+};
+
+static bool is_wanted(const struct local_kind *kind, const void *argument)
+{
+	const struct wanted *wanted = argument;
+	return !kind->sthread &&
+	       (wanted->any || (kind->space->pristine == wanted->pristine && kind->space->shape == wanted->shape));
+}
+
+/* Before one is made, those that threads keep are asked for. */
+static struct address_space *take_kept(const struct policy *policy, const struct pristine *pristine, uint64_t shape)
+{
+	struct wanted wanted = { .pristine = pristine, .shape = shape };
+	if (locals_give_up(is_wanted, &wanted, 1))
+		return take_idle(policy, pristine, shape);
+	wanted.any = true;
+	return space_count >= SPACES_BEFORE_SHARING && locals_give_up(is_wanted, &wanted, 1) ?
+		       take_idle(policy, pristine, shape) :
+		       NULL;
+}
+
 /* A recycled or new space that shows the state and no others' tags. */
 static struct address_space *take(const struct policy *policy, struct pristine *pristine, uint64_t shape)
 {
 	struct address_space *space = take_idle(policy, pristine, shape);
+	if (!space)
+		space = take_kept(policy, pristine, shape);
 	bool made = !space;
 	if (made && !(space = make()))
 		return NULL;
@@ -196,24 +225,57 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 	return space;
 }
 
+/* What the space has now is what it begins the life with. */
+static void note_beginning(struct address_space *space)
+{
+	space->learned = space->page_count;
+	space->tables_before = space->table_pages;
+}
+
+static void count_restored(const struct address_space *space, size_t copied)
+{
+	struct sthread_statistics *statistics = local_statistics();
+	statistics->pages_restored += copied;
+	statistics->pages_clean += space->page_count - copied;
+}
+
 int address_space_restored(struct address_space *space, size_t copied)
 {
 	if (space->lives) {
-		supervisor.statistics.pages_restored += copied;
-		supervisor.statistics.pages_clean += space->page_count - copied;
+		count_restored(space, copied);
 		if (space_forget_unwritten(space) != 0)
 			return -1;
 	}
-	space->learned = space->page_count;
-	space->tables_before = space->table_pages;
+	note_beginning(space);
 	return 0;
 }
 
-void address_space_release(struct address_space *space)
+size_t address_space_renew(struct address_space *space)
+{
+	size_t copied = address_space_restore(space);
+	count_restored(space, copied);
+	note_beginning(space);
+	return copied;
+}
+
+bool address_space_is_current(const struct address_space *space, const struct policy *policy)
+{
+	return tags_exist(policy) && space_maps_tags(space, policy);
+}
+
+bool address_space_settle(struct address_space *space)
 {
 	if (space->page_count > space->learned)
 		space_learn(space);
 	if (space->poisoned || space_give_back_growth(space) != 0)
+		return false;
+	space->learned = space->page_count;
+	return true;
+}
+
+void address_space_release(struct address_space *space)
+{
+	if (!address_space_settle(space))
 		return; /* never used again; its pages are lost, which is safe */
 	space->next_idle = idle_spaces;
 	idle_spaces = space;

@@ -72,6 +72,15 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 size_t address_space_restore(struct address_space *space);
 /* Counts them, and takes pages away that lives have stopped writing to.  Errors: EIO, and the space is poisoned. */
 int address_space_restored(struct address_space *space, size_t copied);
+/* Both for a space in which the last life was of the same policy and function, in a stretch (local.h) too; no pages are taken
+ * away.  Returns how many were copied.  Preconditions: address_space_settle() after that life; no look is due. */
+size_t address_space_renew(struct address_space *space);
+/* Whether the next address_space_restored() may take pages away. */
+bool address_space_look_due(const struct address_space *space);
+/* Whether the policy's tags are there, and those that the space maps. */
+bool address_space_is_current(const struct address_space *space, const struct policy *policy);
+/* After a life: learns from it, and takes away what it grew by too much.  Returns false if the space must not run again. */
+bool address_space_settle(struct address_space *space);
 /* Gives it back after a life. */
 void address_space_release(struct address_space *space);
 /* Whether a private page is another than its origin. */

@@ -191,10 +191,15 @@ static size_t restore_all(struct address_space *space, bool look)
 	return copied;
 }
 
+bool address_space_look_due(const struct address_space *space)
+{
+	return space->lives % LOOK_EVERY == 0;
+}
+
 size_t address_space_restore(struct address_space *space)
 {
 	bool all = supervisor.machine->host.recycling_copies || supervisor.no_dirty_bits;
-	bool look = space->lives % LOOK_EVERY == 0;
+	bool look = address_space_look_due(space);
 	if (!space->lives)
 		return 0; /* new, and pristine */
 	return all ? restore_all(space, look) : restore_dirty(space, look);
@@ -211,7 +216,7 @@ int space_forget_unwritten(struct address_space *space)
 {
 	struct working_set *set = working_set_of(space->shape);
 	size_t before = space->page_count;
-	if (space->lives % LOOK_EVERY)
+	if (!address_space_look_due(space))
 		return 0; /* nothing was looked at */
 	for (size_t i = 0; set && i < space->page_count; i++)
 		if (is_unwritten(space, i))

@@ -151,13 +151,13 @@ static void wait_until_stopped(struct address_space *space)
 			vcpu = dune_direct_user(space->direct);
 		if (vcpu)
 			dune_vcpu_kick(vcpu);
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += 1000000;
 		if (until.tv_nsec >= 1000000000) {
 			until.tv_nsec -= 1000000000;
 			until.tv_sec++;
 		}
-		pthread_cond_timedwait(&supervisor.changed, &supervisor.lock, &until);
+		supervisor_wait(&supervisor.changed, &until);
 	}
 }
 

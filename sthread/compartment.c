@@ -9,6 +9,7 @@
 
 #include "account.h"
 #include "budget.h"
+#include "local.h"
 #include "slice.h"
 
 /* Runs in ring 3 at the end of a body that could write to a file: what stdio still holds goes out. */
@@ -88,6 +89,24 @@ static int restore(struct compartment *compartment)
 	return address_space_restored(space, copied);
 }
 
+/* Begins the life in the address space that it has. */
+static int begin(struct compartment *compartment)
+{
+	struct address_space *space = compartment->space;
+	struct sthread_statistics *statistics = local_statistics();
+	compartment->memory = space->pristine->memory;
+	compartment->instance = supervisor_new_instance();
+	if (address_space_begin(space, compartment->instance, is_quiet(compartment->policy, SYS_getrandom)) != 0)
+		return -1;
+	gate_direct_grant(compartment);
+	compartment->info.address_space = space->id;
+	compartment->info.instance = compartment->instance;
+	compartment->info.recycled = space->lives > 1;
+	statistics->lives++;
+	statistics->lives_recycled += compartment->info.recycled;
+	return 0;
+}
+
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function)
 {
 	memset(compartment, 0, sizeof *compartment);
@@ -102,20 +121,30 @@ int compartment_begin(struct compartment *compartment, const struct policy *poli
 		errno = error;
 		return -1;
 	}
-	compartment->memory = pristine->memory;
-	compartment->instance = supervisor_new_instance();
-	if (address_space_begin(compartment->space, compartment->instance, is_quiet(policy, SYS_getrandom)) != 0) {
+	if (begin(compartment) != 0) {
 		compartment_end(compartment);
 		return -1;
 	}
-	gate_direct_grant(compartment);
-	compartment->info.address_space = compartment->space->id;
-	compartment->info.instance = compartment->instance;
-	compartment->info.recycled = compartment->space->lives > 1;
-	supervisor.statistics.lives++;
-	supervisor.statistics.lives_recycled += compartment->info.recycled;
 	account_begin(compartment);
 	return 0;
+}
+
+int compartment_begin_again(struct compartment *compartment, const struct policy *policy, uint64_t function,
+			    struct address_space *space)
+{
+	compartment->policy = policy;
+	compartment->function = function;
+	compartment->info.system_call = -1;
+	compartment->space = space;
+	if (open_files(compartment) == 0) {
+		compartment->info.pages_restored = address_space_renew(space);
+		if (begin(compartment) == 0)
+			return 0;
+	}
+	descriptor_close_all(compartment);
+	compartment->policy = NULL;
+	compartment->space = NULL;
+	return -1;
 }
 
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush)

@@ -62,6 +62,10 @@ struct pristine *template_state(const struct policy *policy);
  * compartment_forget() must be called for it in the child of a fork.
  * Errors: as address_space_take(); EBADF a file of the policy is gone; EMFILE it has too many. */
 int compartment_begin(struct compartment *compartment, const struct policy *policy, uint64_t function);
+/* The same for the policy and the function of the last life in the address space, which the caller keeps, in a stretch
+ * (local.h) too.  The compartment is all zeros, and takes no reference.  On failure nothing is held. */
+int compartment_begin_again(struct compartment *compartment, const struct policy *policy, uint64_t function,
+			    struct address_space *space);
 /* Sets the registers for a call of function(first, second) from the trampoline. */
 void compartment_call(struct compartment *compartment, uint64_t function, uint64_t first, uint64_t second, bool flush);
 /* What such a call calls after it with `flush`: an address in the compartment; 0 if it can write to no file. */
@@ -128,6 +132,8 @@ enum served system_call_serve(struct compartment *compartment, struct wait *wait
 
 struct gate_instance; /* a gate that serves a call: callgate/gate.h */
 struct gate_waiter;
+struct local;
+struct local_kind;
 
 /* An sthread, or a call of a gate from host mode (then own.space is NULL). */
 struct sthread {
@@ -152,6 +158,10 @@ struct sthread {
 	struct sthread *below;         /* and the other way round */
 	uint64_t above_since;          /* when it began to wait, by slice_clock() */
 	struct report_capture *report; /* of its end; NULL: none */
+	/* Of lives that take no lock (local.h). */
+	struct local_kind
+		*kind; /* while it uses what its thread keeps: the policy, without a reference, and address space */
+	struct local *keeper; /* the thread that has it among those that have ended */
 	/* STHREAD_ISOLATION=off (unisolated.h) */
 	pthread_t thread;
 	stcb_t body;
@@ -164,6 +174,17 @@ struct compartment *innermost_compartment(struct sthread *sthread);
 int sthread_create_to_freeze(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg, struct pristine **freeze);
 /* Runs an sthread until it ends, parks or has spent its slice; sets its state.  Releases the lock while it runs. */
 void sthread_drive(struct sthread *sthread);
+/* Goes on like that with one that the caller has run to an exit: what is between dune_vcpu_run() and the end of a slice that
+ * began at `began`. */
+struct run {
+	struct dune_vcpu *vcpu;
+	struct dune_exit exit;
+	uint64_t began, entered, ended; /* by slice_clock() */
+	uint64_t exits;                 /* of the virtual CPU before */
+};
+void sthread_drive_on(struct sthread *sthread, struct run *run);
+/* What comes before dune_vcpu_run(); with the lock, or in a stretch (local.h). */
+void drive_enter(const struct sthread *sthread, const struct compartment *compartment, struct run *run);
 
 /* Serves SERVICE_GATE and SERVICE_GATE_BUFFER of the compartment at the top of the stack: pushes the gate and returns
  * 0, or returns the errno that the caller gets. */

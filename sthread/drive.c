@@ -6,6 +6,7 @@
 
 #include "budget.h"
 #include "kvm/clock.h"
+#include "local.h"
 #include "nested.h"
 #include "report.h"
 #include "slice.h"
@@ -16,29 +17,41 @@ enum {
 	VECTOR_PAGE_FAULT = 14
 };
 
-/* Runs a compartment to its next exit, without the lock.  Returns the time of the exit. */
-static uint64_t run(struct sthread *sthread, struct compartment *compartment, struct dune_vcpu *vcpu,
-		    struct dune_exit *exit)
+void drive_enter(const struct sthread *sthread, const struct compartment *compartment, struct run *run)
 {
 	struct address_space *space = compartment->space;
-	uint64_t exits = vcpu->exits;
-	while (space->revoking)
-		pthread_cond_wait(&supervisor.changed, &supervisor.lock);
 	/* Gates may be entered without the supervisor, and have no clocks of their own. */
-	dune_clock_publish(vcpu, space->life, !space->life->is_gate);
-	space->running_on = vcpu;
+	dune_clock_publish(run->vcpu, space->life, !space->life->is_gate);
+	space->running_on = run->vcpu;
 	space->context.direct_calls = gate_direct_allowed(sthread, compartment);
-	supervisor_unlock();
-	uint64_t began = slice_clock();
-	dune_vcpu_run(vcpu, &space->context, exit);
-	uint64_t ended = slice_clock(), spent = ended - began;
-	supervisor_lock();
+	run->exits = run->vcpu->exits;
+}
+
+/* With the lock again. */
+static void leave(struct sthread *sthread, struct compartment *compartment, const struct run *run)
+{
+	struct address_space *space = compartment->space;
 	space->running_on = NULL;
-	pthread_cond_broadcast(&supervisor.changed);
-	budget_charge(compartment, spent);
-	gate_direct_exit(sthread, compartment, exit);
-	innermost_compartment(sthread)->info.exits += vcpu->exits - exits;
-	return ended;
+	if (space->revoking)
+		pthread_cond_broadcast(&supervisor.changed);
+	budget_charge(compartment, run->ended - run->entered);
+	gate_direct_exit(sthread, compartment, &run->exit);
+	innermost_compartment(sthread)->info.exits += run->vcpu->exits - run->exits;
+}
+
+/* Runs a compartment to its next exit, without the lock. */
+static void run_compartment(struct sthread *sthread, struct compartment *compartment, struct run *run)
+{
+	struct address_space *space = compartment->space;
+	while (space->revoking)
+		supervisor_wait(&supervisor.changed, NULL);
+	drive_enter(sthread, compartment, run);
+	supervisor_unlock();
+	run->entered = slice_clock();
+	dune_vcpu_run(run->vcpu, &space->context, &run->exit);
+	run->ended = slice_clock();
+	supervisor_lock();
+	leave(sthread, compartment, run);
 }
 
 struct compartment *innermost_compartment(struct sthread *sthread)
@@ -66,7 +79,8 @@ static bool finish(struct sthread *sthread, bool returned)
 		sthread->result = returned ? over->space->context.regs.rdi : 0;
 		if (returned && sthread->freeze)
 			*sthread->freeze = pristine_capture(over->space, &over->memory);
-		compartment_end(over);
+		if (!returned || sthread->freeze || !local_keep(sthread))
+			compartment_end(over);
 		sthread->state = STHREAD_ENDED;
 		return true;
 	}
@@ -244,67 +258,100 @@ static enum outcome handle(struct sthread *sthread, struct compartment *compartm
 	}
 }
 
-static void drive(struct sthread *sthread)
+/* Answers an exit, or makes a call again.  time: since when it is the compartment's own. */
+static enum outcome answer(struct sthread *sthread, struct dune_vcpu *vcpu, const struct dune_exit *exit, bool again,
+			   uint64_t time)
 {
-	if (supervisor.unisolated) {
-		unisolated_drive(sthread);
-		return;
+	struct compartment *compartment =
+		innermost_compartment(sthread); /* the exit may have come from inside a gate */
+	uint64_t denied = compartment->info.calls_denied;
+	enum outcome outcome = handle(sthread, compartment, vcpu, exit, again);
+	if (compartment->info.calls_denied != denied && outcome != ENDED && report_refusals_wanted())
+		report_refusal(sthread, compartment, exit->kind == DUNE_EXIT_SYSTEM_CALL);
+	/* The time that its calls take, waiting included, is its own as well. */
+	budget_charge(compartment, slice_clock() - time);
+	return outcome;
+}
+
+/* Returns true if the thread is done with the sthread for now. */
+static bool settle(struct sthread *sthread, enum outcome outcome)
+{
+	struct compartment *compartment = innermost_compartment(sthread);
+	if (outcome == STOP && budget_spent(compartment, slice_clock()))
+		outcome = ENDED;
+	if (outcome == STOP) {
+		sthread->state = STHREAD_PARKED;
+		compartment->info.parks++;
+		return true;
 	}
-	struct dune_vcpu *vcpu = dune_vcpu_get(supervisor.machine);
-	uint64_t began = slice_clock();
-	sthread->state = STHREAD_RUNNABLE;
-	for (;;) {
-		struct compartment *compartment = innermost_compartment(sthread);
-		struct dune_exit exit = { .kind = DUNE_EXIT_SYSTEM_CALL };
-		enum outcome outcome;
-		uint64_t time = slice_clock();
-		if (nested_stopped(sthread)) {
-			compartment->info.end = STHREAD_KILLED;
-			outcome = ENDED;
-		} else if (compartment->space->poisoned) {
-			/* A right could not be taken from it: it must not run. */
-			compartment->info.end = STHREAD_HOST_FAILURE;
-			outcome = ENDED;
-		} else if (budget_spent(compartment, time)) {
-			outcome = ENDED;
-		} else if (!vcpu || (!sthread->retry &&
-				     slice_arm(time, budget_left(compartment, time, SLICE_NANOSECONDS)) != 0)) {
-			compartment->info.end = STHREAD_HOST_FAILURE;
-			outcome = ENDED;
-		} else if (!sthread->depth && time - began >= SLICE_NANOSECONDS) {
-			/* Whether it was stopped by a kick or keeps making calls. */
-			if (dune_vcpu_save(vcpu, &compartment->space->context) == 0)
-				return;
-			compartment->info.end = STHREAD_HOST_FAILURE;
-			outcome = ENDED;
-		} else {
-			bool again = sthread->retry;
-			sthread->retry = false;
-			if (!again)
-				time = run(sthread, compartment, vcpu, &exit);
-			compartment = innermost_compartment(sthread); /* the exit may have come from inside a gate */
-			uint64_t denied = compartment->info.calls_denied;
-			outcome = handle(sthread, compartment, vcpu, &exit, again);
-			if (compartment->info.calls_denied != denied && outcome != ENDED && report_refusals_wanted())
-				report_refusal(sthread, compartment, exit.kind == DUNE_EXIT_SYSTEM_CALL);
-			/* The time that its calls take, waiting included, is its own as well. */
-			budget_charge(compartment, slice_clock() - time);
+	return outcome != GO_ON && finish(sthread, outcome == RETURNED);
+}
+
+/* One turn of a slice that began at run->began.  Returns false if the slice is over. */
+static bool turn(struct sthread *sthread, struct run *run, enum outcome *outcome)
+{
+	struct compartment *compartment = innermost_compartment(sthread);
+	struct dune_vcpu *vcpu = run->vcpu;
+	uint64_t time = slice_clock();
+	*outcome = ENDED;
+	if (nested_stopped(sthread)) {
+		compartment->info.end = STHREAD_KILLED;
+	} else if (compartment->space->poisoned) {
+		/* A right could not be taken from it: it must not run. */
+		compartment->info.end = STHREAD_HOST_FAILURE;
+	} else if (budget_spent(compartment, time)) {
+		/* info.end says which */
+	} else if (!vcpu ||
+		   (!sthread->retry && slice_arm(time, budget_left(compartment, time, SLICE_NANOSECONDS)) != 0)) {
+		compartment->info.end = STHREAD_HOST_FAILURE;
+	} else if (!sthread->depth && time - run->began >= SLICE_NANOSECONDS) {
+		/* Whether it was stopped by a kick or keeps making calls. */
+		if (dune_vcpu_save(vcpu, &compartment->space->context) == 0)
+			return false;
+		compartment->info.end = STHREAD_HOST_FAILURE;
+	} else {
+		bool again = sthread->retry;
+		sthread->retry = false;
+		run->exit = (struct dune_exit){ .kind = DUNE_EXIT_SYSTEM_CALL };
+		if (!again) {
+			run_compartment(sthread, compartment, run);
+			time = run->ended;
 		}
-		if (outcome == STOP && budget_spent(compartment, slice_clock()))
-			outcome = ENDED;
-		if (outcome == STOP) {
-			sthread->state = STHREAD_PARKED;
-			compartment->info.parks++;
-			return;
-		}
-		if (outcome != GO_ON && finish(sthread, outcome == RETURNED))
-			return;
+		*outcome = answer(sthread, vcpu, &run->exit, again, time);
 	}
+	return true;
+}
+
+static void drive(struct sthread *sthread, struct run *run)
+{
+	enum outcome outcome;
+	while (turn(sthread, run, &outcome))
+		if (settle(sthread, outcome))
+			return;
+}
+
+static void tell(const struct sthread *sthread)
+{
+	if (!sthread->owner) /* else the drive that this one is a part of tells of it */
+		report_deliver();
 }
 
 void sthread_drive(struct sthread *sthread)
 {
-	drive(sthread);
-	if (!sthread->owner) /* else the drive that this one is a part of tells of it */
-		report_deliver();
+	if (supervisor.unisolated) {
+		unisolated_drive(sthread);
+	} else {
+		struct run run = { .vcpu = dune_vcpu_get(supervisor.machine), .began = slice_clock() };
+		sthread->state = STHREAD_RUNNABLE;
+		drive(sthread, &run);
+	}
+	tell(sthread);
+}
+
+void sthread_drive_on(struct sthread *sthread, struct run *run)
+{
+	leave(sthread, &sthread->own, run);
+	if (!settle(sthread, answer(sthread, run->vcpu, &run->exit, false, run->ended)))
+		drive(sthread, run);
+	tell(sthread);
 }

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "local.h"
 #include "unisolated.h"
 
 /* Addresses that the snapshot has in it: a child's machine must have the same ones. */
@@ -61,6 +62,7 @@ static void in_child(void)
 		supervisor.forked = true;
 	}
 	supervisor.ready = false;
+	locals_forget();
 	sthreads_forget();
 	gates_forget();
 	templates_forget();

@@ -43,30 +43,70 @@ static uint32_t take_free(struct handles *handles)
 	return 0;
 }
 
+/* A place for an object.  Errors (-1): ENFILE, ENOMEM. */
+static int new_place(struct handles *handles, uint32_t *index)
+{
+	uint32_t place = take_free(handles);
+	if (place) {
+		*index = place - 1;
+		return 0;
+	}
+	if (handles->count > INDEX_MASK) {
+		errno = ENFILE;
+		return -1;
+	}
+	if (handles->count == handles->room) {
+		uint32_t room = handles->room ? 2 * handles->room : 64;
+		struct handle_slot *grown = realloc(handles->slots, room * sizeof *grown);
+		if (!grown)
+			return -1;
+		handles->slots = grown;
+		handles->room = room;
+	}
+	*index = handles->count++;
+	handles->slots[*index] = (struct handle_slot){ .generation = 1 };
+	return 0;
+}
+
+int handle_begin(struct handles *handles, uint32_t place, void *object)
+{
+	struct handle_slot *slot = &handles->slots[place];
+	slot->object = object;
+	return (int)(slot->generation << INDEX_BITS | place);
+}
+
+void handle_finish(struct handles *handles, uint32_t place)
+{
+	struct handle_slot *slot = &handles->slots[place];
+	slot->object = NULL;
+	slot->generation = (slot->generation + 1) & GENERATION_MASK;
+	if (!slot->generation)
+		slot->generation = 1;
+}
+
+unsigned handles_take(struct handles *handles, uint32_t *places, unsigned most)
+{
+	unsigned taken = 0;
+	while (taken < most && new_place(handles, &places[taken]) == 0)
+		taken++;
+	return taken;
+}
+
+void handles_give(struct handles *handles, const uint32_t *places, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		set_free(handles, &handles->slots[places[i]]);
+}
+
+uint32_t handle_place(int handle)
+{
+	return (uint32_t)handle & INDEX_MASK;
+}
+
 int handle_new(struct handles *handles, void *object)
 {
-	uint32_t index = take_free(handles);
-	if (index) {
-		index--;
-	} else {
-		if (handles->count > INDEX_MASK) {
-			errno = ENFILE;
-			return -1;
-		}
-		if (handles->count == handles->room) {
-			uint32_t room = handles->room ? 2 * handles->room : 64;
-			struct handle_slot *grown = realloc(handles->slots, room * sizeof *grown);
-			if (!grown)
-				return -1;
-			handles->slots = grown;
-			handles->room = room;
-		}
-		index = handles->count++;
-		handles->slots[index] = (struct handle_slot){ .generation = 1 };
-	}
-	struct handle_slot *slot = &handles->slots[index];
-	slot->object = object;
-	return (int)(slot->generation << INDEX_BITS | index);
+	uint32_t index;
+	return new_place(handles, &index) == 0 ? handle_begin(handles, index, object) : -1;
 }
 
 static struct handle_slot *find(const struct handles *handles, int handle)
@@ -89,11 +129,8 @@ void handle_end(struct handles *handles, int handle)
 	struct handle_slot *slot = find(handles, handle);
 	if (!slot)
 		return;
-	slot->object = NULL;
+	handle_finish(handles, handle_place(handle));
 	handles->ended++;
-	slot->generation = (slot->generation + 1) & GENERATION_MASK;
-	if (!slot->generation)
-		slot->generation = 1;
 	set_free(handles, slot);
 }
 

@@ -1,6 +1,6 @@
 /*
  * handles.h - small integers for objects: an index and a generation, so that a stale one is noticed.
- * Caller serialises (supervisor lock).
+ * Caller serialises (supervisor lock); of places that were taken, only who took them uses handle_begin() and _finish().
  */
 #ifndef STHREAD_HANDLES_H
 #define STHREAD_HANDLES_H
@@ -26,6 +26,15 @@ struct handles {
 
 /* Returns a handle (>= 0) for object; -1 with ENFILE or ENOMEM. */
 int handle_new(struct handles *handles, void *object);
+/* For who gives out handles of his own: takes up to `most` places out of the table and tells which; returns how many.
+ * handle_begin() gives one an object and returns its handle, handle_finish() ends that; handles_give() puts places without
+ * an object back.  What is taken counts as in use. */
+unsigned handles_take(struct handles *handles, uint32_t *places, unsigned most);
+int handle_begin(struct handles *handles, uint32_t place, void *object);
+void handle_finish(struct handles *handles, uint32_t place);
+void handles_give(struct handles *handles, const uint32_t *places, unsigned count);
+/* The place of a handle that is in use. */
+uint32_t handle_place(int handle);
 /* Returns the object, or NULL if the handle is stale or was never given. */
 void *handle_get(const struct handles *handles, int handle);
 /* Ends a handle.  Preconditions: handle_get() knows it. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "boundary.h"
+#include "local.h"
 #include "malloc_switch.h"
 #include "process_map.h"
 #include "scrub.h"
@@ -40,13 +41,24 @@ bool supervisor_inside_gate(void)
 void supervisor_lock(void)
 {
 	pthread_mutex_lock(&supervisor.lock);
+	locals_stop();
 	malloc_switch_pause();
 }
 
 void supervisor_unlock(void)
 {
 	malloc_switch_resume();
+	locals_go_on();
 	pthread_mutex_unlock(&supervisor.lock);
+}
+
+int supervisor_wait(pthread_cond_t *condition, const struct timespec *until)
+{
+	locals_go_on();
+	int result = until ? pthread_cond_clockwait(condition, &supervisor.lock, CLOCK_MONOTONIC, until) :
+			     pthread_cond_wait(condition, &supervisor.lock);
+	locals_stop();
+	return result;
 }
 
 const char *sthread_error(void)
@@ -104,8 +116,7 @@ __asm__(".pushsection .text\n"
 
 long supervisor_service(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
 {
-	return supervisor_jump_to_service(number, a, b, c, d, e,
-					  number == SERVICE_GATE ? place.gate : place.service);
+	return supervisor_jump_to_service(number, a, b, c, d, e, number == SERVICE_GATE ? place.gate : place.service);
 }
 
 long supervisor_service_yielding(enum service number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e)
@@ -141,39 +152,45 @@ uint32_t supervisor_process_id(uint64_t instance)
 
 uint64_t supervisor_new_instance(void)
 {
+	uint64_t *last = local_instances();
 	do
-		supervisor.instances++;
-	while (supervisor_process_id(supervisor.instances) == (uint32_t)supervisor.process);
-	return supervisor.instances;
+		++*last;
+	while (supervisor_process_id(*last) == (uint32_t)supervisor.process);
+	return *last;
 }
 
-static uint8_t stock[4096];
-static size_t used = sizeof stock;
+static struct random_stock stock;
 
 void supervisor_random_forget(void)
 {
-	explicit_bzero(stock, sizeof stock);
-	used = sizeof stock;
+	explicit_bzero(&stock, sizeof stock);
 }
 
-/* The call itself, not libc's function: that may keep state in memory that is in the snapshot.
- * Small requests come from a buffer, so that a life does not cost a system call; what is handed out is wiped. */
-int supervisor_random(void *buffer, size_t size)
+/* The call itself, not libc's function: that may keep state in memory that is in the snapshot. */
+int supervisor_random_from(struct random_stock *from, void *buffer, size_t size)
 {
-	if (size <= sizeof stock / 16) {
-		if (used + size > sizeof stock) {
-			if (syscall(SYS_getrandom, stock, sizeof stock, 0) != sizeof stock)
-				return dune_fail(EIO, "the kernel gives no random bytes");
-			used = 0;
-		}
-		memcpy(buffer, stock + used, size);
-		explicit_bzero(stock + used, size);
-		used += size;
+	bool small = size <= sizeof from->bytes / 16;
+	if (small && from->left < size) {
+		from->left = 0;
+		if (syscall(SYS_getrandom, from->bytes, sizeof from->bytes, 0) != sizeof from->bytes)
+			return dune_fail(EIO, "the kernel gives no random bytes");
+		from->left = sizeof from->bytes;
+	}
+	if (small) {
+		from->left -= size;
+		memcpy(buffer, from->bytes + from->left, size);
+		explicit_bzero(from->bytes + from->left, size);
 		return 0;
 	}
 	return syscall(SYS_getrandom, buffer, size, 0) == (long)size ?
 		       0 :
 		       dune_fail(EIO, "the kernel gives no random bytes");
+}
+
+int supervisor_random(void *buffer, size_t size)
+{
+	struct random_stock *local = local_random();
+	return supervisor_random_from(local ? local : &stock, buffer, size);
 }
 
 /* ---- starting -------------------------------------------------------------------------------------- */

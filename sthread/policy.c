@@ -76,12 +76,12 @@ struct open_file *open_file_new(int fd)
 
 void open_file_get(struct open_file *file)
 {
-	file->references++;
+	__atomic_fetch_add(&file->references, 1, __ATOMIC_RELAXED);
 }
 
 void open_file_put(struct open_file *file)
 {
-	if (--file->references)
+	if (__atomic_sub_fetch(&file->references, 1, __ATOMIC_ACQ_REL))
 		return;
 	handle_end(&files, file->handle);
 	supervisor.files_open -= file->opened_inside;

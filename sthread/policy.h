@@ -121,9 +121,9 @@ struct open_file {
 	bool opened_inside; /* by a compartment: counted in supervisor.files_open */
 	bool passed_on;     /* by the gate that opened it, to an sthread of its own: shared from then on */
 	enum open_file_kind kind;
-	int beneath;        /* a directory opened inside: the rights that its path grant gives beneath it */
-	int handle;         /* its own */
-	char *path;         /* granted directories: where it was, for absolute paths; else NULL */
+	int beneath; /* a directory opened inside: the rights that its path grant gives beneath it */
+	int handle;  /* its own */
+	char *path;  /* granted directories: where it was, for absolute paths; else NULL */
 };
 
 /* Whether the compartment that has it shares it with nobody: then it may do more with it. */
@@ -134,6 +134,7 @@ static inline bool open_file_is_own(const struct open_file *file)
 
 /* Makes an open file from fd, which it then owns.  NULL with errno: fd is still the caller's. */
 struct open_file *open_file_new(int fd);
+/* Any thread that knows of a reference that stays meanwhile, without the lock too. */
 void open_file_get(struct open_file *file);
 /* Drops a reference; the last one closes. */
 void open_file_put(struct open_file *file);
@@ -165,6 +166,13 @@ const struct policy *policy_new_from(const struct policy *from, enum policy_use 
 const struct policy *policy_frozen(sc_frozen_t handle);
 const struct policy *policy_get(const struct policy *policy);
 void policy_put(const struct policy *policy);
+/* Whether two policies say the same, word by word. */
+bool policy_same_words(const struct policy *one, const struct policy *other);
+/* Whether the policy, made by policy_new(), was made as POLICY_KEPT. */
+bool policy_is_kept(const struct policy *policy);
+/* Says of a frozen policy that no life will begin with it any more. */
+void policy_retire(const struct policy *policy);
+bool policy_is_retired(const struct policy *policy);
 /* What policies with the same structure have in common, whichever tags and files they name: the pool's key.
  * Preconditions: made by policy_new(). */
 uint64_t policy_shape(const struct policy *policy);

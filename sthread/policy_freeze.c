@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compartment.h"
+#include "local.h"
 
 static struct handles frozen; /* of policies made by policy_new_from() */
 
@@ -158,6 +158,11 @@ sc_frozen_t sc_freeze(const sc_t *parts, size_t count)
 	return handle;
 }
 
+static bool is_of_policy(const struct local_kind *kind, const void *policy)
+{
+	return kind->policy == policy;
+}
+
 int sc_frozen_destroy(sc_frozen_t handle)
 {
 	if (supervisor_enter() != 0)
@@ -166,6 +171,8 @@ int sc_frozen_destroy(sc_frozen_t handle)
 	const struct policy *policy = policy_frozen(handle);
 	if (policy) {
 		handle_end(&frozen, handle);
+		policy_retire(policy);
+		locals_give_up(is_of_policy, policy, 0);
 		policy_put(policy);
 	}
 	supervisor_unlock();

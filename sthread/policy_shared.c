@@ -33,7 +33,7 @@ struct shared {
 	struct policy policy;
 	enum policy_use use;
 	unsigned references;
-	bool writes_files;
+	bool writes_files, retired;
 	uint64_t shape;
 	uint64_t gates_ended; /* when its gates were last looked up, this many had been ended in all */
 	struct shared *next_spare;
@@ -170,6 +170,32 @@ bool policy_gates_exist(const struct policy *policy)
 bool policy_writes_files(const struct policy *policy)
 {
 	return shared_of(policy)->writes_files;
+}
+
+bool policy_same_words(const struct policy *one, const struct policy *other)
+{
+	return memcmp(one, other, offsetof(struct policy, tag)) == 0 &&
+	       (!one->tags || memcmp(one->tag, other->tag, one->tags * sizeof *one->tag) == 0) &&
+	       (!one->files || memcmp(one->file, other->file, one->files * sizeof *one->file) == 0) &&
+	       (!one->paths || memcmp(one->path, other->path, one->paths * sizeof *one->path) == 0) &&
+	       (!one->gates || memcmp(one->gate, other->gate, one->gates * sizeof *one->gate) == 0) &&
+	       (!one->conditions ||
+		memcmp(one->condition, other->condition, one->conditions * sizeof *one->condition) == 0);
+}
+
+bool policy_is_kept(const struct policy *policy)
+{
+	return shared_of(policy)->use == POLICY_KEPT;
+}
+
+void policy_retire(const struct policy *policy)
+{
+	shared_of(policy)->retired = true;
+}
+
+bool policy_is_retired(const struct policy *policy)
+{
+	return shared_of(policy)->retired;
 }
 
 /* ---- shape ----------------------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "budget.h"
+#include "local.h"
 #include "nested.h"
 #include "report.h"
 #include "slice.h"
@@ -48,7 +49,7 @@ static void drive(struct sthread *sthread)
 /* Creates an sthread with a policy that the caller holds.  Caller holds the lock. */
 static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *arg, struct pristine **freeze)
 {
-	struct sthread *sthread = calloc(1, sizeof *sthread);
+	struct sthread *sthread = local_sthread_new();
 	if (!sthread)
 		return dune_fail(ENOMEM, "out of memory");
 	sthread->state = STHREAD_RUNNABLE;
@@ -72,7 +73,7 @@ static int create(sthread_t *st, const struct policy *policy, stcb_t cb, void *a
 		drive(sthread);
 		return 0;
 	}
-	free(sthread);
+	local_sthread_free(sthread);
 	return -1;
 }
 
@@ -93,6 +94,8 @@ int sthread_create_to_freeze(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg
 		return inside_sthread_create(st, sc, cb, arg);
 	if (check_create(st, cb) != 0)
 		return -1;
+	if (!freeze && sc && quick_create(st, sc, -1, cb, arg))
+		return 0;
 	supervisor_lock();
 	const struct policy *policy = policy_new(sc, POLICY_FOR_ONE_LIFE);
 	int result = policy ? create(st, policy, cb, arg, freeze) : -1;
@@ -106,6 +109,8 @@ int sthread_create_frozen(sthread_t *st, sc_frozen_t frozen, stcb_t cb, void *ar
 {
 	if (check_create(st, cb) != 0)
 		return -1;
+	if (quick_create(st, NULL, frozen, cb, arg))
+		return 0;
 	supervisor_lock();
 	const struct policy *policy = policy_frozen(frozen);
 	int result = policy ? create(st, policy, cb, arg, NULL) : -1;
@@ -224,6 +229,8 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 {
 	if (supervisor_inside())
 		return inside_sthread_join(st, ret, info);
+	if (quick_join(st, ret, info))
+		return 0;
 	struct sthread *sthread = enter(st);
 	if (!sthread)
 		return -1;
@@ -252,10 +259,13 @@ int sthread_join_info(sthread_t st, void **ret, struct sthread_info *info)
 		*ret = (void *)sthread->result;
 	handle_end(&supervisor.sthreads, st);
 	report_drop(sthread->report);
+	if (!supervisor.unisolated)
+		local_sthread_free(sthread);
 	supervisor_unlock();
-	if (supervisor.unisolated)
+	if (supervisor.unisolated) {
 		unisolated_join(sthread);
-	free(sthread);
+		free(sthread);
+	}
 	return returned ? 0 : dune_fail(ECANCELED, "the sthread did not return");
 }
 
@@ -281,6 +291,7 @@ int sthread_statistics(struct sthread_statistics *statistics)
 		return dune_fail(EINVAL, "no place for the statistics");
 	supervisor_lock();
 	*statistics = supervisor.statistics;
+	locals_add_statistics(statistics);
 	statistics->exits = dune_exits_total() - supervisor.exits_before;
 	dune_tags_total(&statistics->tlb_flushes, &statistics->tlb_kept);
 	statistics->tlb_flushes -= supervisor.flushes_before;
@@ -301,7 +312,7 @@ static bool forget(void *object)
 	if (sthread->state != STHREAD_ENDED)
 		compartment_forget(&sthread->own);
 	report_drop(sthread->report);
-	free(sthread);
+	local_sthread_free(sthread);
 	return true;
 }
 

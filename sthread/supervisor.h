@@ -1,7 +1,8 @@
 /*
  * supervisor.h - the trusted part of libsthread: what its files share.
  *
- * One lock guards everything here; it is released while a virtual CPU runs and while a descriptor is waited for.
+ * One lock guards everything here; it is released while a virtual CPU runs and while a descriptor is waited for.  Lives
+ * of a kind that the thread has run before need it only for reading, which local.h makes cheap.
  * Its objects live in the process's memory, which no compartment can see (compartments have copies from the time of
  * sthread_init(), which held nothing yet).
  */
@@ -52,11 +53,11 @@ _Static_assert((int)SERVICE_GATE == SERVICE_NUMBER_CALL, "the monitor asks for i
 
 struct supervisor {
 	pthread_mutex_t lock;
-	pthread_cond_t changed; /* a compartment left its virtual CPU, a gate became free */
+	pthread_cond_t changed; /* what somebody waits for has stopped, or may go on */
 	bool ready;
 	bool forked;            /* a child of a process that was ready: the first use rebuilds (fork.c) */
 	volatile uint8_t *here; /* not 0 in the process that is ready; wiped in its children, however they are made */
-	bool unisolated;        /* STHREAD_ISOLATION=off: then there is no machine, and ready stays false (unisolated.h) */
+	bool unisolated; /* STHREAD_ISOLATION=off: then there is no machine, and ready stays false (unisolated.h) */
 	struct dune_machine *machine;
 	struct snapshot snapshot;
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
@@ -73,6 +74,9 @@ extern struct supervisor supervisor;
 
 void supervisor_lock(void);
 void supervisor_unlock(void);
+/* Waits for a condition with the lock held, which is given back meanwhile.  until: by CLOCK_MONOTONIC; NULL: for ever.
+ * Returns 0 or ETIMEDOUT. */
+int supervisor_wait(pthread_cond_t *condition, const struct timespec *until);
 
 /* True inside a compartment, where the snapshot's copy of one variable says so.  Async-signal-safe. */
 bool supervisor_inside(void);
@@ -112,7 +116,14 @@ void templates_forget(void);
 void accounts_forget(void);
 void address_spaces_forget(void);
 
-/* Fills buffer with fresh random bytes from the kernel.  Errors: those of getrandom(2). */
+/* Random bytes of the kernel that nobody has got yet. */
+struct random_stock {
+	uint8_t bytes[4096];
+	size_t left;
+};
+/* Fills buffer with fresh random bytes from the kernel.  stock: for small requests, so that they seldom cost a system call;
+ * what is handed out is wiped.  Errors: those of getrandom(2). */
+int supervisor_random_from(struct random_stock *stock, void *buffer, size_t size);
 int supervisor_random(void *buffer, size_t size);
 /* Drops what is kept for small requests. */
 void supervisor_random_forget(void);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "address_space.h"
+#include "local.h"
 #include "malloc_switch.h"
 #include "tag_heap.h"
 #include "unisolated.h"
@@ -189,6 +189,11 @@ tag_t tag_new(void)
 	return handle;
 }
 
+static bool names_tag(const struct local_kind *kind, const void *tag)
+{
+	return policy_find_tag(kind->policy, *(const tag_t *)tag) >= 0;
+}
+
 int tag_delete(tag_t handle)
 {
 	if (supervisor_enter() != 0)
@@ -201,6 +206,7 @@ int tag_delete(tag_t handle)
 	} else if (tag->permanent) {
 		dune_fail(EBUSY, "the tag of globals lasts as long as they do");
 	} else {
+		locals_give_up(names_tag, &handle, 0);
 		tag->dying = true;
 		unisolated_tag_free(handle);
 		result = address_spaces_revoke(tag);

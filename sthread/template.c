@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "compartment.h"
+#include "local.h"
 
 struct template
 {
@@ -108,9 +108,15 @@ static struct template *enter(sc_template_t handle)
 	return NULL;
 }
 
+static bool starts_from(const struct local_kind *kind, const void *state)
+{
+	return kind->space->pristine == state;
+}
+
 /* Nobody starts from this state any more. */
 static void retire(struct pristine *state)
 {
+	locals_give_up(starts_from, state, 0);
 	state->retired = true;
 	pristine_put(state);
 }

@@ -142,7 +142,7 @@ void unisolated_drive(struct sthread *sthread)
 	until.tv_nsec %= 1000000000;
 	int late = 0;
 	while (sthread->state == STHREAD_RUNNABLE && late != ETIMEDOUT)
-		late = pthread_cond_clockwait(&supervisor.changed, &supervisor.lock, CLOCK_MONOTONIC, &until);
+		late = supervisor_wait(&supervisor.changed, &until);
 }
 
 void unisolated_kill(const struct sthread *sthread)
@@ -173,7 +173,7 @@ int unisolated_park(void)
 	self->own.info.parks++;
 	pthread_cond_broadcast(&supervisor.changed);
 	while (self->state == STHREAD_PARKED && !self->killed)
-		pthread_cond_wait(&supervisor.changed, &supervisor.lock);
+		supervisor_wait(&supervisor.changed, NULL);
 	bool killed = self->killed;
 	supervisor_unlock();
 	pthread_setcancelstate(before, NULL);

@@ -164,11 +164,11 @@ static void kill_round(const struct state *state, const sc_t *sc, struct shared 
 			usleep(round % 7 * 100);
 		/* A gate is never sliced: the handle is known to us only from the table of them. */
 		for (double until = live_seconds() + 10.0 * harness_time_scale(); live_seconds() < until;) {
-			pthread_mutex_lock(&supervisor.lock);
+			supervisor_lock();
 			for (uint32_t i = 0; i < supervisor.sthreads.count && worker.st < 0; i++)
 				if (supervisor.sthreads.slots[i].object)
 					worker.st = (int)(supervisor.sthreads.slots[i].generation << 18 | i);
-			pthread_mutex_unlock(&supervisor.lock);
+			supervisor_unlock();
 			if (worker.st >= 0)
 				break;
 		}
