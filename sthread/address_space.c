@@ -11,14 +11,16 @@
 enum {
 	SPACES_BEFORE_SHARING = 64, /* address spaces made before one shape takes over an idle one of another */
 	SPACES_FOR_TAGS = 256,      /* and before a shape gets no more for the tags of its lives */
+	IDLE_LISTS = 64,
 	CANARY_OFFSET =
 		0x28, /* of the stack canary from the thread pointer (x86-64 TLS ABI as GCC and glibc have it) */
 };
 
 struct address_space *address_spaces;
-static struct address_space *idle_spaces;
+static struct address_space *idle_spaces[IDLE_LISTS]; /* by shape, the last used first */
 static uint64_t space_count;
-static uint64_t base_root; /* snapshot_root(); 0: not made yet */
+static uint64_t spaces_prewarmed; /* of them: not to be shared sooner for it */
+static uint64_t base_root;        /* snapshot_root(); 0: not made yet */
 
 /* ---- making ---------------------------------------------------------------------------------------- */
 
@@ -131,27 +133,58 @@ static enum fitness fitness(const struct address_space *space, const struct poli
 						     WITH_OTHER_TAGS;
 }
 
-/* Finds the idle space that fits best: one that ran this shape, if possible with the same tags mapped. */
-static struct address_space *take_idle(const struct policy *policy, const struct pristine *pristine, uint64_t shape)
+/* Where idle spaces of a shape are. */
+static unsigned list_of(uint64_t shape)
 {
-	struct address_space **best = NULL;
-	enum fitness best_fitness = space_count < SPACES_BEFORE_SHARING ? OF_ANOTHER_SHAPE : UNFIT;
+	return (unsigned)(shape * 0x9e3779b97f4a7c15 >> 48) % IDLE_LISTS;
+}
+
+static void put_idle(struct address_space *space)
+{
+	struct address_space **list = &idle_spaces[list_of(space->shape)];
+	space->next_idle = *list;
+	*list = space;
+}
+
+struct search {
+	const struct policy *policy;
+	const struct pristine *pristine;
+	uint64_t shape;
+	enum fitness fitness; /* of the best one */
+	struct address_space **best;
+	unsigned seen;
+};
+
+static void search_list(struct search *search, struct address_space **list)
+{
 	enum {
 		LOOK_AT = 64
 	};
-	unsigned seen = 0;
-	for (struct address_space **link = &idle_spaces; *link && seen < LOOK_AT && best_fitness < PERFECT;
-	     link = &(*link)->next_idle, seen++) {
-		enum fitness fits = fitness(*link, policy, pristine, shape);
-		if (fits > best_fitness) {
-			best_fitness = fits;
-			best = link;
+	for (struct address_space **link = list; *link && search->seen < LOOK_AT && search->fitness < PERFECT;
+	     link = &(*link)->next_idle, search->seen++) {
+		enum fitness fits = fitness(*link, search->policy, search->pristine, search->shape);
+		if (fits > search->fitness) {
+			search->fitness = fits;
+			search->best = link;
 		}
 	}
-	if (!best || (best_fitness == WITH_OTHER_TAGS && space_count < SPACES_FOR_TAGS && space_rebinds_often(shape)))
+}
+
+/* Finds the idle space that fits best, and no worse than this: one that ran this shape, if possible with the same tags
+ * mapped. */
+static struct address_space *take_idle(const struct policy *policy, const struct pristine *pristine, uint64_t shape,
+				       enum fitness least)
+{
+	struct search search = { .policy = policy, .pristine = pristine, .shape = shape, .fitness = least - 1 };
+	unsigned own = list_of(shape);
+	search_list(&search, &idle_spaces[own]);
+	search.seen = 0;
+	for (unsigned i = 1; i < IDLE_LISTS && least < WITH_OTHER_TAGS && search.fitness < WITH_OTHER_TAGS; i++)
+		search_list(&search, &idle_spaces[(own + i) % IDLE_LISTS]);
+	if (!search.best)
 		return NULL;
-	struct address_space *space = *best;
-	*best = space->next_idle;
+	struct address_space *space = *search.best;
+	*search.best = space->next_idle;
 	return space;
 }
 
@@ -170,33 +203,40 @@ static bool is_wanted(const struct local_kind *kind, const void *argument)
 }
 
 /* Before one is made, those that threads keep are asked for. */
-static struct address_space *take_kept(const struct policy *policy, const struct pristine *pristine, uint64_t shape)
+static struct address_space *take_kept(const struct policy *policy, const struct pristine *pristine, uint64_t shape,
+				       enum fitness least)
 {
 	struct wanted wanted = { .pristine = pristine, .shape = shape };
 	if (locals_give_up(is_wanted, &wanted, 1))
-		return take_idle(policy, pristine, shape);
+		return take_idle(policy, pristine, shape, least);
 	wanted.any = true;
-	return space_count >= SPACES_BEFORE_SHARING && locals_give_up(is_wanted, &wanted, 1) ?
-		       take_idle(policy, pristine, shape) :
+	return least == OF_ANOTHER_SHAPE && locals_give_up(is_wanted, &wanted, 1) ?
+		       take_idle(policy, pristine, shape, least) :
 		       NULL;
 }
 
 /* A recycled or new space that shows the state and no others' tags. */
-static struct address_space *take(const struct policy *policy, struct pristine *pristine, uint64_t shape)
+static struct address_space *take(const struct policy *policy, struct pristine *pristine, uint64_t shape,
+				  enum fitness least)
 {
-	struct address_space *space = take_idle(policy, pristine, shape);
+	struct address_space *space = take_idle(policy, pristine, shape, least);
 	if (!space)
-		space = take_kept(policy, pristine, shape);
+		space = take_kept(policy, pristine, shape, least);
+	if (space && space_count < SPACES_FOR_TAGS && fitness(space, policy, pristine, shape) == WITH_OTHER_TAGS &&
+	    space_rebinds_often(shape)) {
+		put_idle(space);
+		space = NULL;
+	}
 	bool made = !space;
 	if (made && !(space = make()))
 		return NULL;
+	space->shape = shape;
 	if ((space->pristine != pristine && space_rebase(space, pristine) != 0) ||
-	    (made && space_prepare(space, shape) != 0)) {
+	    (made && address_space_prepare(space) != 0)) {
 		space->poisoned = true;
 		address_space_release(space);
 		return NULL;
 	}
-	space->shape = shape;
 	return space;
 }
 
@@ -209,12 +249,13 @@ static bool tags_exist(const struct policy *policy)
 	return true;
 }
 
-struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function)
+static struct address_space *take_and_bind(const struct policy *policy, struct pristine *pristine, uint64_t function,
+					   enum fitness least)
 {
 	uint64_t shape = policy_shape(policy) ^ function * 0x9e3779b97f4a7c15;
 	if (pristine->page_count)
 		shape += (uint64_t)policy->template; /* the same for each state that the template has been in */
-	struct address_space *space = tags_exist(policy) ? take(policy, pristine, shape) : NULL;
+	struct address_space *space = tags_exist(policy) ? take(policy, pristine, shape, least) : NULL;
 	if (!space)
 		return NULL;
 	if (space_bind_tags(space, policy) != 0) {
@@ -222,6 +263,20 @@ struct address_space *address_space_take(const struct policy *policy, struct pri
 		address_space_release(space);
 		return NULL;
 	}
+	return space;
+}
+
+struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function)
+{
+	bool few = space_count < SPACES_BEFORE_SHARING + spaces_prewarmed;
+	return take_and_bind(policy, pristine, function, few ? RETIRED : OF_ANOTHER_SHAPE);
+}
+
+struct address_space *address_space_take_own(const struct policy *policy, struct pristine *pristine, uint64_t function)
+{
+	uint64_t before = space_count;
+	struct address_space *space = take_and_bind(policy, pristine, function, WITH_OTHER_TAGS);
+	spaces_prewarmed += space_count - before;
 	return space;
 }
 
@@ -263,10 +318,16 @@ bool address_space_is_current(const struct address_space *space, const struct po
 	return tags_exist(policy) && space_maps_tags(space, policy);
 }
 
-bool address_space_settle(struct address_space *space)
+void address_space_learn(struct address_space *space)
 {
 	if (space->page_count > space->learned)
 		space_learn(space);
+	space->learned = space->page_count;
+}
+
+bool address_space_settle(struct address_space *space)
+{
+	address_space_learn(space);
 	if (space->poisoned || space_give_back_growth(space) != 0)
 		return false;
 	space->learned = space->page_count;
@@ -277,8 +338,7 @@ void address_space_release(struct address_space *space)
 {
 	if (!address_space_settle(space))
 		return; /* never used again; its pages are lost, which is safe */
-	space->next_idle = idle_spaces;
-	idle_spaces = space;
+	put_idle(space);
 }
 
 /* The whole page: the last life could write there. */
@@ -322,8 +382,9 @@ void address_spaces_forget(void)
 		free(space->tag);
 		free(space);
 	}
-	address_spaces = idle_spaces = NULL;
-	space_count = 0;
+	address_spaces = NULL;
+	memset(idle_spaces, 0, sizeof idle_spaces);
+	space_count = spaces_prewarmed = 0;
 	base_root = 0;
 	/* The working sets stay: they are addresses, and the snapshot is the same. */
 }

@@ -68,6 +68,11 @@ struct memory_bounds {
  * What earlier lives have written to is still there: address_space_restore() and address_space_restored() come next.
  */
 struct address_space *address_space_take(const struct policy *policy, struct pristine *pristine, uint64_t function);
+/* The same for prewarming: one that has served no other shape, or a new one. */
+struct address_space *address_space_take_own(const struct policy *policy, struct pristine *pristine, uint64_t function);
+/* Gives a space that does not run private copies of all pages that lives of its kind are known to write to.  Errors: ENOMEM,
+ * EIO. */
+int address_space_prepare(struct address_space *space);
 /* Puts it back to pristine.  Returns how many pages were copied.  The lock need not be held, if `served` is set. */
 size_t address_space_restore(struct address_space *space);
 /* Counts them, and takes pages away that lives have stopped writing to.  Errors: EIO, and the space is poisoned. */
@@ -79,6 +84,8 @@ size_t address_space_renew(struct address_space *space);
 bool address_space_look_due(const struct address_space *space);
 /* Whether the policy's tags are there, and those that the space maps. */
 bool address_space_is_current(const struct address_space *space, const struct policy *policy);
+/* Remembers the pages that a life has written to and its kind is not known for. */
+void address_space_learn(struct address_space *space);
 /* After a life: learns from it, and takes away what it grew by too much.  Returns false if the space must not run again. */
 bool address_space_settle(struct address_space *space);
 /* Gives it back after a life. */

@@ -63,8 +63,6 @@ int space_forget_unwritten(struct address_space *space);
 int space_give_back_growth(struct address_space *space);
 /* Learns from a life that made private pages of its own which ones lives of its shape write to. */
 void space_learn(const struct address_space *space);
-/* Gives a space that has never run private copies of those pages.  Errors: ENOMEM. */
-int space_prepare(struct address_space *space, uint64_t shape);
 /* Says that a life of the shape would have other tags taken away.  Returns whether the shape shall have another address space
  * for that: lives that have other tags again and again, those of this connection or that one, shall not pay for an exit and
  * an edit for each page each time. */

@@ -104,9 +104,9 @@ void space_learn(const struct address_space *space)
 			add_to_set(set, space->pages[i].address);
 }
 
-int space_prepare(struct address_space *space, uint64_t shape)
+int address_space_prepare(struct address_space *space)
 {
-	const struct working_set *set = working_set_of(shape);
+	const struct working_set *set = working_set_of(space->shape);
 	for (size_t i = 0; set && i < set->count; i++) {
 		const uint64_t *entry = space_entry(space, set->addresses[i]);
 		if (entry && *entry & DUNE_PTE_PRIVATE)

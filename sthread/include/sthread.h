@@ -251,6 +251,21 @@ int sthread_create(sthread_t *st, const sc_t *sc, stcb_t cb, void *arg) STHREAD_
  * policy. */
 int sthread_create_frozen(sthread_t *st, sc_frozen_t frozen, stcb_t cb, void *arg) STHREAD_CHECKED;
 
+/*
+ * Makes sure that there are `count` idle address spaces for lives of this policy and body, made and warm: with page tables,
+ * and private copies of the pages that such lives are known to write to, from the lives there were.  The first `count`
+ * of them that live at the same time then cost what recycled ones cost.  Nothing of the body is run.
+ * Called from: host mode, any thread.
+ * Errors: as sthread_create(); EINVAL also count is 0 or more than STHREAD_PREWARM_MAX; EPERM also inside a gate; ENOMEM and
+ * EAGAIN not all could be made, those that were stay; EIO KVM has failed.
+ */
+enum {
+	STHREAD_PREWARM_MAX = 4096
+};
+int sthread_prewarm(const sc_t *sc, stcb_t cb, unsigned count);
+/* The same with a frozen policy. */
+int sthread_prewarm_frozen(sc_frozen_t frozen, stcb_t cb, unsigned count);
+
 enum sthread_end {
 	STHREAD_RETURNED,     /* the body returned */
 	STHREAD_EXITED,       /* it called exit() or _exit() */
