@@ -129,7 +129,9 @@ static unsigned long allocations_of(const sc_t *sc, stcb_t body, void *argument,
 			before = allocations;
 		sthread_t st;
 		ASSERT_EQUAL(sthread_create(&st, sc, body, argument), 0);
-		if (body == park)
+		/* Parked, or its slice is over. */
+		enum sthread_state state = STHREAD_ENDED;
+		while (sthread_state(st, &state) == 0 && state != STHREAD_ENDED)
 			ASSERT_EQUAL(sthread_step(st), 0);
 		ASSERT_EQUAL(sthread_join(st, NULL), 0);
 	}

@@ -99,6 +99,11 @@ int compartments_prepare_again(struct prepared *prepared)
 	return 0;
 }
 
+int compartments_ready(const struct compartment_kind *kind, const sc_t *policy, unsigned count)
+{
+	return mode == ISOLATION_STHREAD ? sthread_prewarm(policy, kind->body, count) : 0;
+}
+
 void *compartment_body(const struct compartment_kind *kind, void *shared)
 {
 	void *private_memory = prepared_memory != NULL ? prepared_memory : new_private_memory(kind);

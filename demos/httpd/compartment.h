@@ -90,6 +90,10 @@ int compartments_prepare(struct prepared *prepared, const struct compartment_kin
  * before. */
 int compartments_prepare_again(struct prepared *prepared) STHREAD_CHECKED;
 
+/* Has address spaces ready for so many compartments of this kind at a time, with this policy or one that grants other memory in
+ * the same way; does nothing without sthreads.  0 or -1 with errno. */
+int compartments_ready(const struct compartment_kind *kind, const sc_t *policy, unsigned count) STHREAD_CHECKED;
+
 /* Starts a compartment and runs its first step.  0 or -1 with errno. */
 int compartment_start(struct compartment *c, const struct compartment_kind *kind, const sc_t *policy,
 		      void *shared) STHREAD_CHECKED;

@@ -124,6 +124,22 @@ static bool finish_request(struct connection *c)
 	return returned;
 }
 
+enum {
+	TLS_READY = 8,
+	REQUEST_READY = 4
+};
+
+/* What a connection's parts write to is known when the first one has served a request: those after it find it copied. */
+static void warm_server(struct connection *c)
+{
+	if (c->server->warm || c->report.requests == 0)
+		return;
+	c->server->warm = true;
+	if (compartments_ready(&tls_kind, &c->tls_policy, TLS_READY) != 0 ||
+	    compartments_ready(&request_kind, &c->request_policy, REQUEST_READY) != 0)
+		(void)fprintf(stderr, "no address spaces can be made in advance: %s\n", sthread_error());
+}
+
 /* Ends what is left of the compartments, reports them, and gives their memory back. */
 static void retire(struct connection *c)
 {
@@ -134,6 +150,7 @@ static void retire(struct connection *c)
 		(void)finish_request(c);
 	if (c->tls.kind != NULL)
 		(void)finish_tls(c);
+	warm_server(c);
 	regions_give(c->regions);
 	c->regions = NULL;
 	report_connection(&c->report);

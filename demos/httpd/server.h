@@ -24,6 +24,7 @@ struct server {
 	struct event_base *events;
 	struct evconnlistener *listener; /* NULL: others accept for it */
 	struct tally *tally;
+	bool warm;                       /* address spaces are ready for the connections after the first */
 	struct server *documents_owner;  /* who looks for changed documents: itself, or the main thread's */
 	sc_t tls_policy, request_policy; /* without the memory of a connection */
 	struct prepared tls_prepared, request_prepared;
