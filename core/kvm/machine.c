@@ -536,7 +536,9 @@ static int start(struct dune_machine *machine)
 {
 	if (dune_arena_back(machine, &machine->table_arena, machine->table_arena.chunk) != 0)
 		return -1;
-	madvise(machine->frames.host, machine->frames.size, MADV_HUGEPAGE); /* a wish: frames are used densely */
+	/* A wish: both are used densely, from the beginning. */
+	madvise(machine->frames.host, machine->frames.size, MADV_HUGEPAGE);
+	madvise(machine->table_arena.host, machine->table_arena.size, MADV_HUGEPAGE);
 	machine->tables = (struct dune_tables){ .host = machine->table_arena.host,
 						.physical = machine->table_arena.physical,
 						.size = machine->table_arena.backed };
