@@ -240,7 +240,7 @@ int main(int argc, char **argv)
 		run_sthreads(&measurement, facts, large);
 		if (ladder.count)
 			continue;
-		in_child(&measurement, group_parallel, NULL, SERIAL, 2);
+		in_child(&measurement, group_parallel, NULL, SERIAL, 4);
 		in_child(&measurement, group_https, NULL, HTTPS_NEW_NONE, 4);
 	}
 	if (ladder.count) {

@@ -125,6 +125,10 @@ const struct rung rungs[RUNGS] = {
 	[PARALLEL] = { "two computing sthreads, at once",
 		       "the same on two host threads; meaningless with one processor",
 		       { { &rungs[SERIAL], 1 / 1.7 } } },
+	[LIVES_SERIAL] = { "2,000 empty sthreads, in turn", "one after the other on one host thread" },
+	[LIVES_PARALLEL] = { "2,000 empty sthreads, at once",
+			     "1,000 on each of two host threads, until both are done",
+			     { { &rungs[LIVES_SERIAL], 1 / 1.7 } } },
 
 	[HTTPS_NEW_NONE] = { "HTTPS, new connection, none",
 			     "connect, TLS 1.3 handshake, GET of 1 KiB, close; --isolation=none",

@@ -78,6 +78,8 @@ void group_parallel(struct measurement *measurement, void *argument)
 	const struct operation operations[] = {
 		{ &rungs[SERIAL], run_serially, .samples = 2, .warm = 1 },
 		{ &rungs[PARALLEL], run_in_parallel, .samples = 2, .warm = 1 },
+		{ &rungs[LIVES_SERIAL], live_serially, .samples = 2, .warm = 1 },
+		{ &rungs[LIVES_PARALLEL], live_in_parallel, .samples = 2, .warm = 1 },
 	};
 	(void)argument;
 	start_library();

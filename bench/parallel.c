@@ -6,7 +6,8 @@
 #include <semaphore.h>
 
 enum {
-	STEPS = 10 * 1000 * 1000
+	STEPS = 10 * 1000 * 1000,
+	LIVES = 1000
 };
 
 static sc_t policy;
@@ -24,19 +25,37 @@ static void *compute(void *unused)
 	return (void *)(uintptr_t)value;
 }
 
-static void run_one(void)
+static void *nothing(void *argument)
+{
+	return argument;
+}
+
+static void run(stcb_t body)
 {
 	sthread_t st;
-	if (sthread_create(&st, &policy, compute, NULL) != 0 || sthread_join(st, NULL) != 0)
+	if (sthread_create(&st, &policy, body, NULL) != 0 || sthread_join(st, NULL) != 0)
 		measure_fail("%s", sthread_error());
 }
+
+static void run_one(void)
+{
+	run(compute);
+}
+
+static void live_many(void)
+{
+	for (unsigned i = 0; i < LIVES; i++)
+		run(nothing);
+}
+
+static void (*work)(void); /* of the second thread */
 
 static void *second_thread(void *unused)
 {
 	for (;;) {
 		while (sem_wait(&begin) != 0)
 			;
-		run_one();
+		work();
 		sem_post(&end);
 	}
 	return unused;
@@ -52,18 +71,41 @@ void parallel_prepare(void)
 		measure_fail("no second thread");
 }
 
+static void serially(void (*what)(void))
+{
+	what();
+	what();
+}
+
+static void in_parallel(void (*what)(void))
+{
+	work = what;
+	sem_post(&begin);
+	what();
+	while (sem_wait(&end) != 0)
+		;
+}
+
 void run_serially(void *unused)
 {
 	(void)unused;
-	run_one();
-	run_one();
+	serially(run_one);
 }
 
 void run_in_parallel(void *unused)
 {
 	(void)unused;
-	sem_post(&begin);
-	run_one();
-	while (sem_wait(&end) != 0)
-		;
+	in_parallel(run_one);
+}
+
+void live_serially(void *unused)
+{
+	(void)unused;
+	serially(live_many);
+}
+
+void live_in_parallel(void *unused)
+{
+	(void)unused;
+	in_parallel(live_many);
 }

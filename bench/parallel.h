@@ -1,5 +1,6 @@
 /*
- * parallel.h - two sthreads that compute, one after the other and on two host threads at once.
+ * parallel.h - two sthreads that compute, and twice a thousand that do nothing, one after the other and on two host threads
+ * at once.
  */
 #ifndef BENCH_PARALLEL_H
 #define BENCH_PARALLEL_H
@@ -11,5 +12,7 @@ void parallel_prepare(void);
 /* Operations. */
 void run_serially(void *unused);
 void run_in_parallel(void *unused);
+void live_serially(void *unused);
+void live_in_parallel(void *unused);
 
 #endif
