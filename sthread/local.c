@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "local.h"
 
+#include <errno.h>
 #include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,10 +37,18 @@ struct local *local_enter(void)
 	return NULL;
 }
 
+/* Keeps errno, which callers have set for their own callers. */
+static void futex(struct local *local, int operation, uint32_t value)
+{
+	int error = errno;
+	syscall(SYS_futex, &local->inside, operation, value, NULL, NULL, 0);
+	errno = error;
+}
+
 void local_leave(struct local *local)
 {
 	if (atomic_exchange(&local->inside, OUTSIDE) == WAITED_FOR)
-		syscall(SYS_futex, &local->inside, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		futex(local, FUTEX_WAKE_PRIVATE, 1);
 }
 
 void locals_stop(void)
@@ -48,7 +57,7 @@ void locals_stop(void)
 	for (struct local *local = every; local; local = local->next)
 		for (uint32_t inside; (inside = atomic_load(&local->inside)) != OUTSIDE;)
 			if (inside == WAITED_FOR || atomic_compare_exchange_strong(&local->inside, &inside, WAITED_FOR))
-				syscall(SYS_futex, &local->inside, FUTEX_WAIT_PRIVATE, WAITED_FOR, NULL, NULL, 0);
+				futex(local, FUTEX_WAIT_PRIVATE, WAITED_FOR);
 }
 
 void locals_go_on(void)
