@@ -332,6 +332,9 @@ table() { # WORKLOAD
 scaling() {
 	awk -F, '
 		{ rate[$1 "," $3] = $4 }
+		function all(workload) {
+			return rate["none," workload 1] > 0 && rate["none," workload 2] > 0 && rate["sthread," workload 1] > 0
+		}
 		function row(workload, name,  one, two) {
 			one = rate["none," workload 2] / rate["none," workload 1]
 			two = rate["sthread," workload 2] / rate["sthread," workload 1]
@@ -341,8 +344,8 @@ scaling() {
 		END {
 			print "| requests/s | none, 1 worker | 2 workers | ratio | sthread, 1 worker | 2 workers | ratio | as well as none |"
 			print "|---|---|---|---|---|---|---|---|"
-			if (rate["sthread,new1"] > 0 && rate["none,new1"] > 0) row("new", "a new connection for each")
-			if (rate["sthread,kept1"] > 0 && rate["none,kept1"] > 0) row("kept", "kept connections")
+			if (all("new")) row("new", "a new connection for each")
+			if (all("kept")) row("kept", "kept connections")
 		}' "$results.csv"
 }
 # The ratios that are aimed at.
@@ -350,7 +353,7 @@ verdicts() {
 	awk -F, '
 		{ rate[$1 "," $2 "," $3] = $4 }
 		function say(name, ratio, reach) {
-			printf "- %s: %.2f (reach %s: %s)\n", name, ratio, reach, (ratio >= reach ? "yes" : "NO")
+			printf "- %s: %.3f (reach %s: %s)\n", name, ratio, reach, (ratio >= reach ? "yes" : "NO")
 		}
 		function compare(workload, ballast, mode, reach, name) {
 			if (rate["sthread," ballast "," workload] > 0 && rate[mode "," ballast "," workload] > 0)
@@ -358,7 +361,7 @@ verdicts() {
 		}
 		function scale(workload, name,  none, sthread) {
 			none = rate["none,10," workload 1]; sthread = rate["sthread,10," workload 1]
-			if (none > 0 && sthread > 0)
+			if (none > 0 && sthread > 0 && rate["none,10," workload 2] > 0)
 				say("two workers on two processors, " name ": sthread scales as well as none",
 					rate["sthread,10," workload 2] / sthread / (rate["none,10," workload 2] / none), 0.9)
 		}
