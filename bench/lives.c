@@ -30,23 +30,31 @@ void life_run(void *argument)
 		measure_fail("an sthread did not end as it should");
 }
 
-void step_run(void *sthread)
+/* Steps it until it has parked: its slice may be spent before. */
+static void go_on_until_parked(sthread_t sthread)
 {
-	enum sthread_state state;
-	do /* again, if its slice was spent before it parked */
-		if (sthread_step(*(sthread_t *)sthread) != 0 || sthread_state(*(sthread_t *)sthread, &state) != 0)
+	enum sthread_state state = STHREAD_ENDED;
+	while (sthread_state(sthread, &state) == 0 && state == STHREAD_RUNNABLE)
+		if (sthread_step(sthread) != 0)
 			measure_fail("%s", sthread_error());
-	while (state == STHREAD_RUNNABLE);
 	if (state != STHREAD_PARKED)
 		measure_fail("an sthread that should have parked has ended");
 }
 
-/* One that is measured for long. */
+void step_run(void *sthread)
+{
+	if (sthread_step(*(sthread_t *)sthread) != 0)
+		measure_fail("%s", sthread_error());
+	go_on_until_parked(*(sthread_t *)sthread);
+}
+
+/* One that is measured for long, at its first park. */
 static sthread_t start(sc_t *policy, stcb_t body, void *argument)
 {
 	sthread_t sthread;
 	if (sc_cpu_budget(policy, BUDGET) != 0 || sthread_create(&sthread, policy, body, argument) != 0)
 		measure_fail("%s", sthread_error());
+	go_on_until_parked(sthread);
 	return sthread;
 }
 
