@@ -54,6 +54,7 @@ static struct {
 	unsigned instructions[8]; /* of each visit */
 	uint64_t number[8];       /* RAX as it came */
 	unsigned visits;
+	unsigned loads, keeping; /* of CR3, and those that keep what is cached (bit 63) */
 	unsigned kicks, services, others;
 } seen;
 
@@ -75,6 +76,7 @@ static void debug(int fd, uint32_t control)
 static int run_stepping(int fd)
 {
 	static const uint8_t sysret[] = { 0x48, 0x0f, 0x07 };
+	static const uint8_t load[] = { 0x0f, 0x22, 0xd8 }; /* movq %rax, %cr3 */
 	struct kvm_run *run = dune_vcpu_get(supervisor.machine)->run;
 	const uint64_t entry = live_window() + WINDOW_MONITOR + (dune_monitor_syscall - dune_monitor_begin);
 	const uint8_t first = *code_at(entry), hlt = 0xf4;
@@ -99,6 +101,11 @@ static int run_stepping(int fd)
 				seen.number[seen.visits++] = regs->rax;
 		}
 		seen.instructions[seen.visits - 1]++; /* the one at RIP, which is next */
+
+		bool loads = memcmp(code_at(regs->rip), load, sizeof(load)) == 0;
+
+		seen.loads += loads;
+		seen.keeping += loads && regs->rax >> 63;
 
 		bool leaves = memcmp(code_at(regs->rip), sysret, sizeof(sysret)) == 0;
 
@@ -286,6 +293,8 @@ static void few_instructions(void)
 			   seen.instructions[0] + seen.instructions[1] <= BUDGET,
 		   __FILE__, __LINE__, "%u + %u instructions are at most %d", seen.instructions[0],
 		   seen.instructions[1], BUDGET);
+	ASSERT_EQUAL(seen.loads, 2);
+	ASSERT_EQUAL(seen.keeping, supervisor.machine->tags_used ? 2 : 0);
 	finish(st);
 }
 
@@ -752,7 +761,7 @@ static void contention(void)
 static const struct harness_test tests[] = {
 	{ "warmed calls make no exit", no_exit, HARNESS_FORK },
 	{ "calls that are not made by ring 0 are seen to exit twice", exits_are_seen, HARNESS_FORK },
-	{ "a call and its return are few instructions of ring 0", few_instructions, HARNESS_FORK },
+	{ "a call and its return are few instructions of ring 0, and keep what is cached where there are tags", few_instructions, HARNESS_FORK },
 	{ "ten thousand calls give the right results, and are counted", right_results, HARNESS_FORK },
 	{ "a gate keeps its own identity, and knows the time", own_identity, HARNESS_FORK },
 	{ "a result that cannot be stored is EFAULT", bad_results, HARNESS_FORK },

@@ -377,7 +377,7 @@ static unsigned one_operation(void)
 static void stress(unsigned tags)
 {
 	enum {
-		OPERATIONS = 800
+		OPERATIONS = 400
 	};
 	prepare(tags);
 	unsigned wrong = 0;
@@ -390,7 +390,7 @@ static void stress(unsigned tags)
 	harness_note("%u tags: %llu loads flush, %llu keep", machine->tags_used,
 		     (unsigned long long)(flushes - before_flushes), (unsigned long long)(kept - before_kept));
 	CU_ASSERT(flushes > before_flushes);
-	CU_ASSERT((kept > before_kept) == (machine->tags_used > 0));
+	CU_ASSERT((kept > before_kept) == (machine->tags_used > 1)); /* with one, who is loaded is who was last */
 }
 
 static void many_tags_at_random(void)
