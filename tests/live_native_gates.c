@@ -761,7 +761,8 @@ static void contention(void)
 static const struct harness_test tests[] = {
 	{ "warmed calls make no exit", no_exit, HARNESS_FORK },
 	{ "calls that are not made by ring 0 are seen to exit twice", exits_are_seen, HARNESS_FORK },
-	{ "a call and its return are few instructions of ring 0, and keep what is cached where there are tags", few_instructions, HARNESS_FORK },
+	{ "a call and its return are few instructions of ring 0, and keep what is cached where there are tags",
+	  few_instructions, HARNESS_FORK },
 	{ "ten thousand calls give the right results, and are counted", right_results, HARNESS_FORK },
 	{ "a gate keeps its own identity, and knows the time", own_identity, HARNESS_FORK },
 	{ "a result that cannot be stored is EFAULT", bad_results, HARNESS_FORK },

@@ -277,9 +277,9 @@ bool dune_guest_take_tag(struct dune_guest_thread *self, unsigned tag)
 	return true;
 }
 
-/* What CR3 becomes on the way there, and what it gets on the way back.  The process's translations are kept as well: who edits its
- * tables meanwhile has this virtual CPU drop everything (catch_up() in loop.c).  They may be under the compartment's tag: then both
- * loads flush, and afterwards nothing of a compartment is there. */
+/* What CR3 becomes on the way there, and what it gets on the way back.  The process's translations are kept as well: who
+ * edits its tables meanwhile has this virtual CPU drop everything (catch_up() in loop.c).  They may be under the compartment's
+ * tag: then both loads flush, and afterwards nothing of a compartment is there. */
 static void choose_loads(struct dune_guest_thread *self, struct dune_local *local, const struct dune_context *context)
 {
 	struct dune_vcpu *vcpu = self->vcpu;
@@ -363,10 +363,9 @@ bool dune_local_run(struct dune_vcpu *vcpu, struct dune_context *context, struct
 /* The page fault itself has dropped the translation that it found wrong. */
 static void accept(const struct dune_context *context, uint64_t before)
 {
-	struct dune_vcpu *vcpu = dune_guest_self->vcpu;
-	uint64_t *record = (uint64_t *)((uint8_t *)&vcpu->area->direct + dune_tag_record(vcpu->machine, context));
-	if (vcpu->machine->tags_used && *record == before)
-		*record = context->generation;
+	const struct dune_guest_thread *self = dune_guest_self;
+	if (self)
+		dune_tag_follow(self->vcpu, context, before);
 }
 
 const struct dune_vcpu_local dune_guest_local = {

@@ -38,6 +38,12 @@ void dune_tag_loaded(struct dune_vcpu *vcpu, const struct dune_context *context)
 		*record_of(vcpu, context) = context->generation;
 }
 
+void dune_tag_follow(struct dune_vcpu *vcpu, const struct dune_context *context, uint64_t before)
+{
+	if (vcpu->machine->tags_used && *record_of(vcpu, context) == before)
+		*record_of(vcpu, context) = context->generation;
+}
+
 uint64_t dune_tag_load(struct dune_vcpu *vcpu, const struct dune_context *context)
 {
 	uint64_t root = dune_tagged_root(vcpu->machine, context);

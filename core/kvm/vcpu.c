@@ -579,8 +579,8 @@ static void loaded(struct dune_vcpu *vcpu, const struct dune_context *context)
 		dune_tag_loaded(vcpu, context);
 }
 
-/* KVM takes its own tables down when it is given another CR3, and drops all that is cached.  Ring 0, where it is native, loads
- * roots in three instructions.  (An event would be raised there, and not in ring 3.) */
+/* KVM takes its own tables down when it is given another CR3, and drops all that is cached.  Ring 0, where it is native,
+ * loads roots in three instructions.  (An event would be raised there, and not in ring 3.) */
 static bool ring0_can_load(const struct dune_vcpu *vcpu, const struct dune_context *context)
 {
 	return vcpu->machine->roots_by_ring0 && !vcpu->mirror && !dune_context_has_event(context);

@@ -124,12 +124,13 @@ int dune_kick_signal(void);
 void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root);
 void dune_context_free(struct dune_context *context);
 
-/* Whether it was stopped with an event under way, which only KVM can raise. */
+/* Whether it was stopped with an event under way, or in the shadow of an instruction: only KVM can bring that back. */
 static inline bool dune_context_has_event(const struct dune_context *context)
 {
 	const struct kvm_vcpu_events *events = &context->events;
-	return context->events_saved && (events->exception.injected | events->exception.pending |
-					 events->interrupt.injected | events->nmi.injected | events->nmi.pending);
+	return context->events_saved &&
+	       (events->exception.injected | events->exception.pending | events->interrupt.injected |
+		events->nmi.injected | events->nmi.pending | events->interrupt.shadow);
 }
 
 /*
