@@ -15,6 +15,10 @@
 #include "pristine.h"
 #include "supervisor.h"
 
+enum {
+	ADDRESS_SPACE_LOOK = 32 /* lives, and it is found out which pages they have stopped writing to */
+};
+
 struct private_page {
 	uint64_t address;
 	uint64_t frame;

@@ -29,8 +29,7 @@ enum {
 	KEPT_PAGES = 1024,       /* private pages an idle address space keeps; more are given back */
 	/* For a page that is written now and then: to give it back costs a fault and an edit, to copy it for as many lives
 	 * as these two make about as much where faults are most expensive. */
-	LOOK_EVERY = 32, /* lives, */
-	LOOKS_CLEAN = 4, /* and a page that was clean so often in a row is given back */
+	LOOKS_CLEAN = 4, /* in a row, one every ADDRESS_SPACE_LOOK lives, and a page is given back */
 };
 
 /* ---- what lives of one shape write to --------------------------------------------------------------- */
@@ -193,7 +192,7 @@ static size_t restore_all(struct address_space *space, bool look)
 
 bool address_space_look_due(const struct address_space *space)
 {
-	return space->lives % LOOK_EVERY == 0;
+	return space->lives % ADDRESS_SPACE_LOOK == 0;
 }
 
 size_t address_space_restore(struct address_space *space)

@@ -81,6 +81,12 @@ static void give_up(struct local_kind *kind)
 	*kind = (struct local_kind){ 0 };
 }
 
+void local_give_up(struct local_kind *kind)
+{
+	if (kind->policy && !kind->sthread)
+		give_up(kind);
+}
+
 void local_release_life(struct sthread *sthread)
 {
 	if (sthread->kind)

@@ -72,6 +72,8 @@ bool local_keep(struct sthread *sthread);
  * before that.  at_most: kinds, 0: all.  Returns how many. */
 unsigned locals_give_up(bool (*concerned)(const struct local_kind *kind, const void *argument), const void *argument,
 			unsigned at_most);
+/* The same for one kind of the calling thread, if no life of it is under way. */
+void local_give_up(struct local_kind *kind);
 /* The life under way is from now on like any other. */
 void local_release_life(struct sthread *sthread);
 

@@ -39,13 +39,18 @@ static struct local *enter(const sc_t *sc, sc_frozen_t frozen, uint64_t function
 		if (!local)
 			return NULL;
 		*kind = find_kind(local, sc, frozen, function);
-		if (*kind && is_stocked(local))
+		bool look_due = *kind && address_space_look_due((*kind)->space);
+		if (*kind && !look_due && is_stocked(local))
 			return local;
 		local_leave(local);
 		if (!*kind)
 			return NULL;
 		supervisor_lock();
-		local_replenish(local);
+		if (look_due)
+			local_give_up(
+				*kind); /* the space is the first that the usual way finds, and kept again afterwards */
+		else
+			local_replenish(local);
 		supervisor_unlock();
 	}
 	return NULL;
@@ -55,7 +60,7 @@ static struct sthread *begin(struct local *local, struct local_kind *kind, uint6
 {
 	struct sthread *sthread = local_sthread_new();
 	struct compartment *compartment = &sthread->own;
-	if (kind->space->revoking || kind->space->poisoned || address_space_look_due(kind->space) ||
+	if (kind->space->revoking || kind->space->poisoned ||
 	    compartment_begin_again(compartment, kind->policy, kind->function, kind->space) != 0) {
 		local_sthread_free(sthread);
 		return NULL;
