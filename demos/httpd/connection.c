@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -544,6 +545,14 @@ static void make_policies(struct connection *c)
 	memory_grant(&c->request_policy, &c->regions->reply, PROT_READ | PROT_WRITE);
 }
 
+/* An answer that passes the end of a ring is sent in two pieces: the second must not wait until the first is acknowledged. */
+static void send_at_once(evutil_socket_t socket)
+{
+	const int on = 1;
+
+	(void)setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
 struct connection *connection_new(struct server *server, size_t slot, evutil_socket_t socket,
 				  const struct sockaddr *peer, int peer_length)
 {
@@ -555,6 +564,7 @@ struct connection *connection_new(struct server *server, size_t slot, evutil_soc
 	c->server = server;
 	c->slot = slot;
 	c->socket = socket;
+	send_at_once(socket);
 	c->can_write = true;
 	c->regions = regions_take();
 	if (c->regions == NULL || getrandom(ticket, sizeof(ticket), 0) != sizeof(ticket) || !make_events(c)) {
