@@ -16,7 +16,11 @@
 #include "supervisor.h"
 
 enum {
-	ADDRESS_SPACE_LOOK = 32 /* lives, and it is found out which pages they have stopped writing to */
+	/* Lives of a space after which it is looked which private pages the last one has written to, and after which those are
+	 * given back that were found unwritten so often in a row. */
+	ADDRESS_SPACE_LOOK = 8,
+	ADDRESS_SPACE_FORGET = 32,
+	ADDRESS_SPACE_LOOKS_CLEAN = 24
 };
 
 struct private_page {
@@ -82,10 +86,10 @@ size_t address_space_restore(struct address_space *space);
 /* Counts them, and takes pages away that lives have stopped writing to.  Errors: EIO, and the space is poisoned. */
 int address_space_restored(struct address_space *space, size_t copied);
 /* Both for a space in which the last life was of the same policy and function, in a stretch (local.h) too; no pages are taken
- * away.  Returns how many were copied.  Preconditions: address_space_settle() after that life; no look is due. */
+ * away.  Returns how many were copied.  Preconditions: address_space_settle() after that life; nothing is to be forgotten. */
 size_t address_space_renew(struct address_space *space);
 /* Whether the next address_space_restored() may take pages away. */
-bool address_space_look_due(const struct address_space *space);
+bool address_space_forgets(const struct address_space *space);
 /* Whether the policy's tags are there, and those that the space maps. */
 bool address_space_is_current(const struct address_space *space, const struct policy *policy);
 /* Remembers the pages that a life has written to and its kind is not known for. */

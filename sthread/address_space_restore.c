@@ -27,9 +27,6 @@ enum {
 	WORKING_SETS = 256,      /* shapes whose working set is remembered */
 	REBINDS_FOR_ONE = 4,     /* lives of a shape that had to have tags taken away, for one address space more */
 	KEPT_PAGES = 1024,       /* private pages an idle address space keeps; more are given back */
-	/* For a page that is written now and then: to give it back costs a fault and an edit, to copy it for as many lives
-	 * as these two make about as much where faults are most expensive. */
-	LOOKS_CLEAN = 4, /* in a row, one every ADDRESS_SPACE_LOOK lives, and a page is given back */
 };
 
 /* ---- what lives of one shape write to --------------------------------------------------------------- */
@@ -190,15 +187,15 @@ static size_t restore_all(struct address_space *space, bool look)
 	return copied;
 }
 
-bool address_space_look_due(const struct address_space *space)
+bool address_space_forgets(const struct address_space *space)
 {
-	return space->lives % ADDRESS_SPACE_LOOK == 0;
+	return space->lives % ADDRESS_SPACE_FORGET == 0;
 }
 
 size_t address_space_restore(struct address_space *space)
 {
 	bool all = supervisor.machine->host.recycling_copies || supervisor.no_dirty_bits;
-	bool look = address_space_look_due(space);
+	bool look = space->lives % ADDRESS_SPACE_LOOK == 0;
 	if (!space->lives)
 		return 0; /* new, and pristine */
 	return all ? restore_all(space, look) : restore_dirty(space, look);
@@ -206,17 +203,19 @@ size_t address_space_restore(struct address_space *space)
 
 /* ---- giving back ----------------------------------------------------------------------------------- */
 
+/* Where faults are most expensive, one and the edit before it cost as much as some hundred copies of the page: a page that is
+ * written in one life of twenty had better stay, and mostly does. */
 static bool is_unwritten(const struct address_space *space, size_t page)
 {
-	return space->pages[page].clean >= LOOKS_CLEAN && !space->pages[page].stays;
+	return space->pages[page].clean >= ADDRESS_SPACE_LOOKS_CLEAN && !space->pages[page].stays;
 }
 
 int space_forget_unwritten(struct address_space *space)
 {
 	struct working_set *set = working_set_of(space->shape);
 	size_t before = space->page_count;
-	if (!address_space_look_due(space))
-		return 0; /* nothing was looked at */
+	if (!address_space_forgets(space))
+		return 0;
 	for (size_t i = 0; set && i < space->page_count; i++)
 		if (is_unwritten(space, i))
 			take_from_set(set, space->pages[i].address);

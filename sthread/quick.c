@@ -39,14 +39,14 @@ static struct local *enter(const sc_t *sc, sc_frozen_t frozen, uint64_t function
 		if (!local)
 			return NULL;
 		*kind = find_kind(local, sc, frozen, function);
-		bool look_due = *kind && address_space_look_due((*kind)->space);
-		if (*kind && !look_due && is_stocked(local))
+		bool forgets = *kind && address_space_forgets((*kind)->space);
+		if (*kind && !forgets && is_stocked(local))
 			return local;
 		local_leave(local);
 		if (!*kind)
 			return NULL;
 		supervisor_lock();
-		if (look_due)
+		if (forgets)
 			local_give_up(
 				*kind); /* the space is the first that the usual way finds, and kept again afterwards */
 		else

@@ -67,7 +67,7 @@ struct supervisor {
 	bool no_dirty_bits;    /* all private pages are restored, even where dirty bits tell which; for tests */
 	uint64_t exits_before; /* exits of the probe, */
 	uint64_t flushes_before, kept_before; /* and its loads of roots */
-	uint64_t instances;    /* lives so far; also the tenants of virtual CPUs */
+	uint64_t instances;                   /* lives so far; also the tenants of virtual CPUs */
 	struct sthread_statistics statistics;
 };
 extern struct supervisor supervisor;

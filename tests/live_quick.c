@@ -179,9 +179,9 @@ static void a_recycled_life_takes_no_lock(void)
 		ASSERT_RETURNED(life, 0);
 		kicked += life.info.exits > 1;
 	}
-	/* One for each stock of handles, or of instance numbers; a life before which pages are looked at goes the usual way; and
+	/* One for each stock of handles, or of instance numbers; a life before which pages may be forgotten goes the usual way; and
 	 * one that its slice has stopped takes it as well. */
-	live_check(locks - before <= LIVES / LOCAL_HANDLES + 2 + 8 * (LIVES / ADDRESS_SPACE_LOOK + 1) + 8 * kicked,
+	live_check(locks - before <= LIVES / LOCAL_HANDLES + 2 + 8 * (LIVES / ADDRESS_SPACE_FORGET + 1) + 8 * kicked,
 		   __FILE__, __LINE__, "%lu locks, %llu kicks", locks - before, (unsigned long long)kicked);
 	/* Control: a policy with a file is not kept. */
 	sc_init(&reading);
