@@ -289,7 +289,7 @@ void budget_print_native(const struct measurement *measurement, const struct cou
 	printf("\nWhat native ring 0 would give: A PROJECTION, nothing of it was measured with hardware virtualisation.\n"
 	       "Counts: %s.\nAssumed: exit %s, ring 0 entered and left %s; measured here: instruction %s, pages, the\n"
 	       "supervisor's own instructions, what is not isolated.\n\n",
-	       native->path ? native->path : "none, see --native", print_duration(native->exit_ns, exit),
+	       native->path ? basename(native->path) : "none, see --native", print_duration(native->exit_ns, exit),
 	       print_duration(native->visit_ns, visit),
 	       print_duration(median(measurement, UNIT_INSTRUCTION), instruction));
 	printf("%-*s %7s %8s %7s %7s %11s %11s\n", NAME, "one operation", "exits", "instr.", "visits", "pages",
