@@ -177,7 +177,8 @@ static void nothing_is_finished_elsewhere(void)
 					   (int)exit.kind, exit.vector, dune_exit_name(exit.reason));
 			else
 				ASSERT_EQUAL(exit.kind, DUNE_EXIT_SERVICE);
-			live_check(vcpu->pending, __FILE__, __LINE__, "%s: is known to have left something",
+			/* What nobody else's memory is touched by may be finished later. */
+			live_check(!attacks[i].reason || !vcpu->pending, __FILE__, __LINE__, "%s: is finished at once",
 				   attacks[i].name);
 			unsigned changed = victim();
 
@@ -193,6 +194,8 @@ static void it_would_be(void)
 	open_machine();
 
 	unsigned changed[sizeof(attacks) / sizeof(*attacks)] = { 0 }, total = 0;
+
+	vcpu->leaves_pending = true;
 
 	for (size_t i = 0; i < sizeof(attacks) / sizeof(*attacks); i++) {
 		if (!applies(i))

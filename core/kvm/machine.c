@@ -320,7 +320,7 @@ static int lay_out_monitor(struct dune_machine *machine)
 {
 	enum {
 		PAGES = 6, /* beside the clean vector state */
-		STATE_PAGES_MAX = (WINDOW_DIRECT - WINDOW_CLEAN_STATE) / DUNE_PAGE_SIZE
+		STATE_PAGES_MAX = (WINDOW_LOCAL_CODE - WINDOW_CLEAN_STATE) / DUNE_PAGE_SIZE
 	};
 	unsigned state_pages = clean_state_pages();
 	if (state_pages > STATE_PAGES_MAX)

@@ -185,6 +185,8 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	const struct dune_machine *machine = vcpu->machine;
 	const struct dune_host *host = &machine->host;
 	struct kvm_sregs sregs;
+	dune_tags_forget(vcpu); /* first: whatever comes of this, nothing is known of what it has cached */
+	vcpu->generation = 0;
 	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) != 0)
 		return -1;
 	sregs.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
@@ -233,7 +235,6 @@ int dune_vcpu_reset(struct dune_vcpu *vcpu)
 	vcpu->run->immediate_exit = 0;
 	vcpu->tenant = 0;
 	vcpu->pending = false;
-	dune_tags_forget(vcpu);
 	return 0;
 }
 
@@ -626,6 +627,10 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 		vcpu->tenant = context->tenant;
 	}
 	vcpu->pending = false;
+	if (dune_context_has_event(context)) { /* a page fault that is to be raised has its address there */
+		sregs->cr2 = context->event_address;
+		dirty |= KVM_SYNC_X86_SREGS;
+	}
 	if (context->events_saved) {
 		run->s.regs.events = context->events;
 		run->s.regs.events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
@@ -715,7 +720,8 @@ static void broken(struct dune_vcpu *vcpu, struct dune_exit *exit, unsigned reas
 	exit->kind = DUNE_EXIT_BROKEN;
 	exit->reason = reason;
 	exit->error = error;
-	dune_vcpu_reset(vcpu);
+	if (dune_vcpu_reset(vcpu) != 0)
+		vcpu->stuck = true;
 }
 
 /* Says what an OUT meant.  Returns false if it is none of the expected ones. */
@@ -755,10 +761,23 @@ static void kicked(struct dune_vcpu *vcpu, struct dune_context *context, struct 
 {
 	exit->kind = DUNE_EXIT_KICKED;
 	vcpu->pending = true;
+	context->event_address = vcpu->run->s.regs.sregs.cr2;
 	if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &context->events) != 0)
 		broken(vcpu, exit, UINT_MAX, errno);
 	else
 		context->events_saved = true;
+}
+
+/* An exit after which the tenant cannot go on, though the virtual CPU can.  What is under way is finished now, while its address
+ * space is its own: an input of strings would store into it later, when it is another's.  (If that fails the virtual CPU is
+ * stuck.) */
+static void refuse(struct dune_vcpu *vcpu, struct dune_exit *exit)
+{
+	exit->kind = DUNE_EXIT_BROKEN;
+	exit->reason = vcpu->run->exit_reason;
+	vcpu->pending = true;
+	if (!vcpu->leaves_pending)
+		complete_pending(vcpu);
 }
 
 /* Runs until ring 3 is out of KVM_RUN by an exit or a kick.  Returns 0, or KVM_RUN's error: EINTR is a kick. */
@@ -814,17 +833,13 @@ void dune_vcpu_run(struct dune_vcpu *vcpu, struct dune_context *context, struct 
 				dune_vcpu_reset(vcpu);
 			return;
 		}
-		vcpu->pending = true;
-		exit->kind = DUNE_EXIT_BROKEN;
-		exit->reason = run->exit_reason;
+		refuse(vcpu, exit);
 		return;
 	case KVM_EXIT_MMIO: /* an address without memory: cannot be reached through tables we made */
 	case KVM_EXIT_HLT:
 	case KVM_EXIT_DEBUG:
 	case KVM_EXIT_HYPERCALL:
-		vcpu->pending = true;
-		exit->kind = DUNE_EXIT_BROKEN;
-		exit->reason = run->exit_reason;
+		refuse(vcpu, exit);
 		return;
 	case KVM_EXIT_SHUTDOWN:
 	case KVM_EXIT_FAIL_ENTRY:

@@ -27,6 +27,7 @@ struct dune_context {
 	bool events_saved;
 	void *vector; /* vector state, machine->vector_size bytes, owned; NULL until first saved */
 	struct kvm_vcpu_events events;
+	uint64_t event_address; /* CR2, which belongs to them */
 };
 
 enum dune_exit_kind {
@@ -64,6 +65,7 @@ struct dune_vcpu {
 	bool pending;          /* the last exit may have left an operation or event behind (law 5) */
 	uint64_t exit_address; /* of the last OUT that exited */
 	bool stuck;            /* it cannot be completed: never used again */
+	bool leaves_pending;   /* what is pending after an exit that ends a life is completed later; for tests */
 	pthread_t thread;
 	_Atomic bool running;   /* between entering and leaving KVM_RUN */
 	_Atomic unsigned kicks; /* that came while it was running: it was out of the guest then, and goes in no more */

@@ -12,7 +12,7 @@
 #define WINDOW_MONITOR 0x00000000     /* ring-0 code: supervisor, read, execute */
 #define WINDOW_DESCRIPTORS 0x00010000 /* IDT (one page), then GDT: supervisor, read-only */
 #define WINDOW_TRAMPOLINE 0x00020000  /* ring-3 entry and exit code: user, read, execute */
-#define WINDOW_CLEAN_STATE 0x00021000 /* image of a clean vector state, up to 15 pages: user, read-only */
+#define WINDOW_CLEAN_STATE 0x00021000 /* image of a clean vector state, up to 31 pages: user, read-only */
 #define WINDOW_DIRECT 0x00060000      /* targets of direct calls: array of struct dune_direct, supervisor */
 #define WINDOW_PROCESSORS 0x00100000  /* one area per virtual CPU, see struct dune_processor_area */
 #define WINDOW_PROCESSOR_SIZE 0x4000
