@@ -45,6 +45,11 @@ static void run_compartment(struct sthread *sthread, struct compartment *compart
 	struct address_space *space = compartment->space;
 	while (space->revoking)
 		supervisor_wait(&supervisor.changed, NULL);
+	if (space->poisoned) { /* meanwhile */
+		run->exit = (struct dune_exit){ .kind = DUNE_EXIT_BROKEN };
+		run->ended = slice_clock();
+		return;
+	}
 	drive_enter(sthread, compartment, run);
 	supervisor_unlock();
 	run->entered = slice_clock();

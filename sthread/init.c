@@ -166,14 +166,27 @@ void supervisor_random_forget(void)
 	explicit_bzero(&stock, sizeof stock);
 }
 
-/* The call itself, not libc's function: that may keep state in memory that is in the snapshot. */
+/* The call itself, not libc's function: that may keep state in memory that is in the snapshot.  A signal, such as a kick, may cut
+ * it short. */
+static int fill(void *buffer, size_t size)
+{
+	for (size_t done = 0; done < size;) {
+		long got = syscall(SYS_getrandom, (uint8_t *)buffer + done, size - done, 0);
+		if (got > 0)
+			done += (size_t)got;
+		else if (got == 0 || errno != EINTR)
+			return dune_fail(EIO, "the kernel gives no random bytes");
+	}
+	return 0;
+}
+
 int supervisor_random_from(struct random_stock *from, void *buffer, size_t size)
 {
 	bool small = size <= sizeof from->bytes / 16;
 	if (small && from->left < size) {
 		from->left = 0;
-		if (syscall(SYS_getrandom, from->bytes, sizeof from->bytes, 0) != sizeof from->bytes)
-			return dune_fail(EIO, "the kernel gives no random bytes");
+		if (fill(from->bytes, sizeof from->bytes) != 0)
+			return -1;
 		from->left = sizeof from->bytes;
 	}
 	if (small) {
@@ -182,9 +195,7 @@ int supervisor_random_from(struct random_stock *from, void *buffer, size_t size)
 		explicit_bzero(from->bytes + from->left, size);
 		return 0;
 	}
-	return syscall(SYS_getrandom, buffer, size, 0) == (long)size ?
-		       0 :
-		       dune_fail(EIO, "the kernel gives no random bytes");
+	return fill(buffer, size);
 }
 
 int supervisor_random(void *buffer, size_t size)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "local.h"
+#include "tag.h"
 
 enum {
 	VECTOR_PAGE_FAULT = 14,
@@ -107,8 +108,9 @@ static int warm(struct address_space *space, const struct kind *kind)
 	size_t done = 0;
 	do {
 		unsigned count = 0;
-		while (count < LIST && done < space->page_count)
-			addresses[count++] = space->pages[done++].address;
+		for (; count < LIST && done < space->page_count; done++)
+			if (tag_at(space->pages[done].address) < 0) /* a tag may be deleted meanwhile */
+				addresses[count++] = space->pages[done].address;
 		if (run(space, &bounds, addresses, count) != 0)
 			return -1;
 	} while (done < space->page_count);

@@ -116,10 +116,12 @@ static void end(struct local *local, struct sthread *sthread, const struct run *
 bool quick_create(sthread_t *st, const sc_t *sc, sc_frozen_t frozen, stcb_t body, void *argument)
 {
 	struct local_kind *kind;
-	struct local *local = enter(sc, frozen, (uint64_t)body, &kind);
+	/* Before the stretch: a thread may have given its own back already, and a new one takes a lock. */
+	struct run run = { .vcpu = supervisor.machine ? dune_vcpu_get(supervisor.machine) : NULL };
+	struct local *local = run.vcpu ? enter(sc, frozen, (uint64_t)body, &kind) : NULL;
 	if (!local)
 		return false;
-	struct run run = { .vcpu = dune_vcpu_get(supervisor.machine), .began = slice_clock() };
+	run.began = slice_clock();
 	struct sthread *sthread = begin(local, kind, (uint64_t)argument);
 	if (!sthread) {
 		local_leave(local);
