@@ -38,8 +38,8 @@
 
 static void enter(void)
 {
-	if (!dune_in_guest())
-		ASSERT_EQUAL(dune_init_and_enter(), 0);
+	int entered = dune_in_guest() ? 0 : dune_init_and_enter();
+	live_check(entered == 0, __FILE__, __LINE__, "dune_init_and_enter(): %s", dune_error());
 	CU_ASSERT_FATAL(dune_in_guest());
 }
 

@@ -451,7 +451,10 @@ static void read_cpuid(struct dune_machine *machine)
 
 int dune_machine_new_vm(const struct dune_machine *machine)
 {
-	int vm = ioctl(machine->kvm, KVM_CREATE_VM, 0);
+	int vm;
+	do /* a second one is made while sthreads live, whose timers kick this thread */
+		vm = ioctl(machine->kvm, KVM_CREATE_VM, 0);
+	while (vm < 0 && errno == EINTR);
 	if (vm < 0)
 		return dune_fail(errno, "KVM cannot make a virtual machine: %s", strerror(errno));
 	struct kvm_enable_cap quirk = { .cap = KVM_CAP_DISABLE_QUIRKS2, .args = { KVM_X86_QUIRK_FIX_HYPERCALL_INSN } };
