@@ -60,6 +60,7 @@ static void alternate(unsigned lives)
 static void recycled_lives_keep(void)
 {
 	few_tags(TAG_COUNT);
+	supervisor.no_dirty_bits = true; /* they are cleared between lives, which takes a flush */
 	alternate(WARM);
 	struct sthread_statistics before = statistics();
 	alternate(LIVES);
