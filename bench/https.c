@@ -164,7 +164,7 @@ static void finish(double counters[COUNTERS])
 		" sthreads: %*u lives, %*u of them recycled, in %*u address spaces; calls served %lu, denied "
 		"%*u, gate calls %lu";
 	static const char machine[] =
-		" machine: exits %lu, traps %lu, page-table edits in ring 0 %lu; pages copied %lu, restored %lu";
+		" machine: exits %lu, %*lu of them by signals, traps %lu, page-table edits in ring 0 %lu; pages copied %lu, restored %lu";
 	static const char changes[] = " changes of address space: %lu that flush, %lu";
 	unsigned long values[5];
 	int status = -1;

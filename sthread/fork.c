@@ -103,8 +103,7 @@ static int rebuild(void)
 	if (dune_arena_back(supervisor.machine, &supervisor.machine->image, supervisor.snapshot.image_used) != 0 ||
 	    begin_instances() != 0 || make_mark() != 0)
 		return -1;
-	supervisor.exits_before = dune_exits_total();
-	dune_tags_total(&supervisor.flushes_before, &supervisor.kept_before);
+	supervisor.before = dune_totals();
 	supervisor.forked = false;
 	supervisor.ready = true;
 	return 0;

@@ -270,8 +270,7 @@ static int start(void)
 	if (heap_scrub() != 0)
 		return dune_fail(ENOMEM, "not enough memory to scrub the heap");
 	leave_heap_room();
-	supervisor.exits_before = dune_exits_total();
-	dune_tags_total(&supervisor.flushes_before, &supervisor.kept_before);
+	supervisor.before = dune_totals();
 	/* The snapshot's frames lie side by side, and nothing else among them: children inherit them. */
 	supervisor.machine->free_count = 0;
 	size_t first = supervisor.machine->frames_used;

@@ -292,10 +292,11 @@ int sthread_statistics(struct sthread_statistics *statistics)
 	supervisor_lock();
 	*statistics = supervisor.statistics;
 	locals_add_statistics(statistics);
-	statistics->exits = dune_exits_total() - supervisor.exits_before;
-	dune_tags_total(&statistics->tlb_flushes, &statistics->tlb_kept);
-	statistics->tlb_flushes -= supervisor.flushes_before;
-	statistics->tlb_kept -= supervisor.kept_before;
+	const struct dune_totals now = dune_totals(), *before = &supervisor.before;
+	statistics->exits = now.exits - before->exits;
+	statistics->exits_interrupted = now.interrupted - before->interrupted;
+	statistics->tlb_flushes = now.tag_flushes - before->tag_flushes;
+	statistics->tlb_kept = now.tag_kept - before->tag_kept;
 	if (supervisor.machine) {
 		statistics->frames_used =
 			supervisor.machine->frames_used / DUNE_PAGE_SIZE - supervisor.machine->free_count;

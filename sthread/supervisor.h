@@ -62,12 +62,11 @@ struct supervisor {
 	struct snapshot snapshot;
 	uint64_t files_open, files_max; /* opened by compartments, and how many may be */
 	struct handles sthreads, tags, gates, templates;
-	pid_t process;         /* the process this belongs to */
-	bool no_direct_calls;  /* every gate call exits, even where ring 0 could make it; for tests */
-	bool no_dirty_bits;    /* all private pages are restored, even where dirty bits tell which; for tests */
-	uint64_t exits_before; /* exits of the probe, */
-	uint64_t flushes_before, kept_before; /* and its loads of roots */
-	uint64_t instances;                   /* lives so far; also the tenants of virtual CPUs */
+	pid_t process;             /* the process this belongs to */
+	bool no_direct_calls;      /* every gate call exits, even where ring 0 could make it; for tests */
+	bool no_dirty_bits;        /* all private pages are restored, even where dirty bits tell which; for tests */
+	uint64_t instances;        /* lives so far; also the tenants of virtual CPUs */
+	struct dune_totals before; /* what was counted when all this began: the probe's */
 	struct sthread_statistics statistics;
 };
 extern struct supervisor supervisor;

@@ -197,11 +197,11 @@ static uint64_t warmed_calls(const sc_t *sc, struct shared *shared, unsigned cal
 	ASSERT_EQUAL(live_create(st, sc, call_warm, shared), 0);
 	ASSERT_EQUAL(sthread_get_info(*st, &before), 0);
 
-	uint64_t total = dune_exits_total();
+	uint64_t total = dune_totals().exits;
 
 	memset(&seen, 0, sizeof(seen));
 	ASSERT_EQUAL(live_step(*st), 0);
-	total = dune_exits_total() - total;
+	total = dune_totals().exits - total;
 	ASSERT_EQUAL(sthread_get_info(*st, &after), 0);
 	ASSERT_EQUAL(after.gate_calls - before.gate_calls, calls);
 	return total;

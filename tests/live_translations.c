@@ -156,18 +156,18 @@ static unsigned look(struct space *space)
 
 /* ---- which loads flush -------------------------------------------------------------------------------------------------- */
 
-static uint64_t flushes, kept;
+static struct dune_totals counted;
 
 /* Since the last time. */
 static void expect_loads(unsigned line, uint64_t flushed, uint64_t keeping)
 {
-	uint64_t before_flushes = flushes, before_kept = kept;
-	dune_tags_total(&flushes, &kept);
-	if (flushes - before_flushes == flushed && kept - before_kept == keeping)
+	const struct dune_totals before = counted;
+	counted = dune_totals();
+	uint64_t flushes = counted.tag_flushes - before.tag_flushes, kept = counted.tag_kept - before.tag_kept;
+	if (flushes == flushed && kept == keeping)
 		return;
-	harness_note("line %u: %llu loads flush and %llu keep, not %llu and %llu", line,
-		     (unsigned long long)(flushes - before_flushes), (unsigned long long)(kept - before_kept),
-		     (unsigned long long)flushed, (unsigned long long)keeping);
+	harness_note("line %u: %llu loads flush and %llu keep, not %llu and %llu", line, (unsigned long long)flushes,
+		     (unsigned long long)kept, (unsigned long long)flushed, (unsigned long long)keeping);
 	CU_FAIL("loads");
 }
 #define EXPECT_LOADS(flushed, keeping) expect_loads(__LINE__, flushed, keeping)
@@ -182,7 +182,7 @@ static void each_space_is_flushed_once_then_kept(void)
 {
 	prepare(TAG_COUNT);
 	NEEDS_TAGS();
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	for (unsigned round = 0; round < ROUNDS; round++)
 		for (unsigned i = 0; i < SPACES; i++)
 			CU_ASSERT_EQUAL(look(&spaces[i]), bytes[i]);
@@ -199,7 +199,7 @@ static void without_tags_each_load_flushes(void)
 	prepare(TAG_COUNT);
 	if (machine->tags_used)
 		HARNESS_SKIP("there are tags here");
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	for (unsigned round = 0; round < ROUNDS; round++)
 		for (unsigned i = 0; i < SPACES; i++)
 			CU_ASSERT_EQUAL(look(&spaces[i]), bytes[i]);
@@ -215,7 +215,7 @@ static void an_edit_flushes_its_space_on_each_virtual_cpu_and_no_other(void)
 	look(other);
 	perform(true, TOUCH, space, 0);
 	perform(true, TOUCH, other, 0);
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 
 	edit(false, space, 7, true, true);
 	EXPECT_LOADS(1, 0);
@@ -251,7 +251,7 @@ static void an_answer_to_a_fault_flushes_elsewhere_only(void)
 	look(&spaces[1]);
 	perform(true, TOUCH, space, 0);
 	perform(true, TOUCH, &spaces[1], 0);
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	space->frame = 7;
 	space->writable = true;
 	CU_ASSERT_EQUAL(perform(false, ANSWER, space, 99), FAULT | WRITE_DENIED);
@@ -266,7 +266,7 @@ static void spaces_with_one_tag_flush_each_other(void)
 {
 	prepare(1);
 	NEEDS_TAGS();
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	for (unsigned round = 0; round < ROUNDS; round++)
 		for (unsigned i = 0; i < SPACES; i++)
 			CU_ASSERT_EQUAL(look(&spaces[i]), bytes[i]);
@@ -284,7 +284,7 @@ static void a_virtual_cpu_made_anew_has_nothing_on_record(void)
 	NEEDS_TAGS();
 	look(&spaces[0]);
 	look(&spaces[1]);
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	CU_ASSERT_EQUAL(dune_vcpu_reset(dune_vcpu_get(machine)), 0);
 	CU_ASSERT_EQUAL(look(&spaces[0]), bytes[0]);
 	CU_ASSERT_EQUAL(look(&spaces[1]), bytes[1]);
@@ -304,7 +304,7 @@ static void a_space_edited_elsewhere_would_show_its_old_page(void)
 	uint64_t before = space->context.generation;
 	edit(true, space, 7, true, true);
 	space->context.generation = before; /* as if nothing had been */
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	unsigned seen = look(space);
 	EXPECT_LOADS(0, 1); /* so the counts of the tests above tell */
 	CU_ASSERT(seen == bytes[0] || seen == bytes[7]);
@@ -381,16 +381,17 @@ static void stress(unsigned tags)
 	};
 	prepare(tags);
 	unsigned wrong = 0;
-	dune_tags_total(&flushes, &kept);
-	uint64_t before_flushes = flushes, before_kept = kept;
+	const struct dune_totals before = dune_totals();
 	for (unsigned i = 0; i < OPERATIONS; i++)
 		wrong += one_operation();
 	CU_ASSERT_EQUAL(wrong, 0);
-	dune_tags_total(&flushes, &kept);
+	counted = dune_totals();
 	harness_note("%u tags: %llu loads flush, %llu keep", machine->tags_used,
-		     (unsigned long long)(flushes - before_flushes), (unsigned long long)(kept - before_kept));
-	CU_ASSERT(flushes > before_flushes);
-	CU_ASSERT((kept > before_kept) == (machine->tags_used > 1)); /* with one, who is loaded is who was last */
+		     (unsigned long long)(counted.tag_flushes - before.tag_flushes),
+		     (unsigned long long)(counted.tag_kept - before.tag_kept));
+	CU_ASSERT(counted.tag_flushes > before.tag_flushes);
+	CU_ASSERT((counted.tag_kept > before.tag_kept) ==
+		  (machine->tags_used > 1)); /* with one, who is loaded is who was last */
 }
 
 static void many_tags_at_random(void)

@@ -459,25 +459,18 @@ struct dune_vcpu *dune_vcpu_numbered(uint32_t number)
 	return vcpu;
 }
 
-void dune_tags_total(uint64_t *flushes, uint64_t *kept)
+struct dune_totals dune_totals(void)
 {
-	*flushes = *kept = 0;
+	struct dune_totals totals = { 0 };
 	pthread_mutex_lock(&pool_lock);
 	for (const struct dune_vcpu *vcpu = every; vcpu; vcpu = vcpu->next) {
-		*flushes += vcpu->tag_flushes;
-		*kept += vcpu->tag_kept;
+		totals.exits += vcpu->mirror ? 0 : vcpu->exits;
+		totals.interrupted += vcpu->mirror ? 0 : vcpu->interrupted;
+		totals.tag_flushes += vcpu->tag_flushes;
+		totals.tag_kept += vcpu->tag_kept;
 	}
 	pthread_mutex_unlock(&pool_lock);
-}
-
-uint64_t dune_exits_total(void)
-{
-	uint64_t total = 0;
-	pthread_mutex_lock(&pool_lock);
-	for (const struct dune_vcpu *vcpu = every; vcpu; vcpu = vcpu->next)
-		total += vcpu->mirror ? 0 : vcpu->exits;
-	pthread_mutex_unlock(&pool_lock);
-	return total;
+	return totals;
 }
 
 /* ---- running --------------------------------------------------------------------------------------- */
@@ -511,6 +504,7 @@ static int enter(struct dune_vcpu *vcpu)
 	int error = result < 0 ? errno : 0;
 	atomic_store_explicit(&vcpu->running, false, memory_order_release);
 	vcpu->exits++;
+	vcpu->interrupted += error == EINTR;
 	return error;
 }
 

@@ -71,6 +71,7 @@ struct dune_vcpu {
 	_Atomic unsigned kicks; /* that came while it was running: it was out of the guest then, and goes in no more */
 	_Atomic bool kicked;    /* a kick that came when it was not running: the next run returns at once */
 	uint64_t exits;         /* that reached user space, monitor calls included */
+	uint64_t interrupted;   /* of them by signals: nothing in the guest asked for them */
 	uint64_t reloads;       /* of a root that was loaded already, because its generation had changed */
 	uint64_t tag_flushes;   /* loads of compartments' roots that dropped what was cached of them, */
 	uint64_t tag_kept;      /* and that kept it */
@@ -113,11 +114,12 @@ void dune_vcpus_unlock(void);
 /* The virtual CPU with this number; NULL if there is none.  Takes its own lock. */
 struct dune_vcpu *dune_vcpu_numbered(uint32_t number);
 
-/* Exits of all virtual CPUs of the machine, not of its mirror, that reached user space, the probe's included. */
-uint64_t dune_exits_total(void);
-
-/* Loads of compartments' roots on all virtual CPUs of the machine and its mirror: see struct dune_vcpu. */
-void dune_tags_total(uint64_t *flushes, uint64_t *kept);
+/* Sums over all virtual CPUs of what struct dune_vcpu counts, the probe's included. */
+struct dune_totals {
+	uint64_t exits, interrupted;    /* of the machine, not of its mirror */
+	uint64_t tag_flushes, tag_kept; /* of both */
+};
+struct dune_totals dune_totals(void);
 
 /* The signal that takes a thread out of KVM_RUN; its handler is installed by the first dune_vcpu_get(). */
 int dune_kick_signal(void);

@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -390,6 +391,8 @@ int main(int argc, char **argv)
 	struct listening listening = { .options = &options };
 	struct common common = { .options = &options };
 
+	/* Answered by server_run(). */
+	(void)signal(SIGUSR1, SIG_IGN);
 	options_parse(argc, argv, &options);
 	common.docroot = open_docroot(options.docroot);
 	request_set_docroot(common.docroot);

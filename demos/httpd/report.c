@@ -93,9 +93,11 @@ static void print_library(void)
 	(void)printf("  sthreads: %" PRIu64 " lives, %" PRIu64 " of them recycled, in %" PRIu64
 		     " address spaces; calls served %" PRIu64 ", denied %" PRIu64 ", gate calls %" PRIu64 "\n",
 		     s.lives, s.lives_recycled, s.address_spaces, s.calls_served, s.calls_denied, s.gate_calls);
-	(void)printf("  machine: exits %" PRIu64 ", traps %" PRIu64 ", page-table edits in ring 0 %" PRIu64
-		     "; pages copied %" PRIu64 ", restored %" PRIu64 ", snapshot %" PRIu64 "\n",
-		     s.exits, s.traps, s.monitor_edits, s.pages_copied, s.pages_restored, s.snapshot_pages);
+	(void)printf("  machine: exits %" PRIu64 ", %" PRIu64 " of them by signals, traps %" PRIu64
+		     ", page-table edits in ring 0 %" PRIu64 "; pages copied %" PRIu64 ", restored %" PRIu64
+		     ", snapshot %" PRIu64 "\n",
+		     s.exits, s.exits_interrupted, s.traps, s.monitor_edits, s.pages_copied, s.pages_restored,
+		     s.snapshot_pages);
 	(void)printf("  changes of address space: %" PRIu64 " that flush, %" PRIu64 " that keep translations\n",
 		     s.tlb_flushes, s.tlb_kept);
 }

@@ -5,6 +5,7 @@
 
 #include "connection.h"
 #include "regions.h"
+#include "report.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -141,6 +142,15 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
 	(void)event_base_loopbreak(server->events);
 }
 
+static void on_question(evutil_socket_t number, short what, void *arg)
+{
+	struct server *server = arg;
+
+	(void)number;
+	(void)what;
+	report_server(compartments_isolation(), server->connections, server->requests);
+}
+
 static void loop(struct server *server, void (*ready)(void *), void *arg)
 {
 	ready(arg);
@@ -155,7 +165,7 @@ static void loop(struct server *server, void (*ready)(void *), void *arg)
 
 int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void *), void *arg)
 {
-	struct event *interrupt, *terminate;
+	struct event *interrupt, *terminate, *question;
 	int result = -1, saved;
 
 	server->events = event_base_new();
@@ -163,8 +173,9 @@ int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void
 		return -1;
 	interrupt = evsignal_new(server->events, SIGINT, on_signal, server);
 	terminate = evsignal_new(server->events, SIGTERM, on_signal, server);
-	if (interrupt != NULL && terminate != NULL && evsignal_add(interrupt, NULL) == 0 &&
-	    evsignal_add(terminate, NULL) == 0)
+	question = evsignal_new(server->events, SIGUSR1, on_question, server);
+	if (interrupt != NULL && terminate != NULL && question != NULL && evsignal_add(interrupt, NULL) == 0 &&
+	    evsignal_add(terminate, NULL) == 0 && evsignal_add(question, NULL) == 0)
 		server->listener =
 			evconnlistener_new(server->events, on_accept, server, LEV_OPT_CLOSE_ON_FREE, BACKLOG, socket);
 	if (server->listener != NULL) {
@@ -177,6 +188,8 @@ int server_run(struct server *server, evutil_socket_t socket, void (*ready)(void
 		event_free(interrupt);
 	if (terminate != NULL)
 		event_free(terminate);
+	if (question != NULL)
+		event_free(question);
 	event_base_free(server->events);
 	errno = saved;
 	return result;

@@ -342,24 +342,25 @@ int sthread_park(void);
 
 /* Counters of the process since sthread_init(). */
 struct sthread_statistics {
-	uint64_t lives;          /* sthreads started */
-	uint64_t lives_recycled; /* of them in a recycled address space */
-	uint64_t exits;          /* virtual machine exits that reached user space */
-	uint64_t traps;          /* exceptions raised by compartments */
-	uint64_t calls_served;   /* system calls and library calls served */
-	uint64_t calls_denied;   /* system calls refused */
-	uint64_t gate_calls;     /* callgate calls */
-	uint64_t monitor_edits;  /* page-table entries changed by the monitor in ring 0 */
-	uint64_t pages_copied;   /* private pages made */
-	uint64_t pages_restored; /* private pages put back to pristine, by copying */
-	uint64_t address_spaces; /* address spaces made so far */
-	uint64_t frames_used;    /* pages of the pool in use, snapshot included */
-	uint64_t snapshot_pages; /* pages of the snapshot */
-	uint64_t table_pages;    /* page tables in use, the snapshot's included; like address spaces they are kept */
-	uint64_t pages_clean;    /* private pages that were found pristine, and not copied */
-	uint64_t pages_released; /* private pages given back because lives had stopped writing to them */
-	uint64_t tlb_flushes;    /* changes to another address space that dropped what was cached of it, */
-	uint64_t tlb_kept;       /* and that kept it: where the host has tags (PCID) */
+	uint64_t lives;             /* sthreads started */
+	uint64_t lives_recycled;    /* of them in a recycled address space */
+	uint64_t exits;             /* virtual machine exits that reached user space */
+	uint64_t traps;             /* exceptions raised by compartments */
+	uint64_t calls_served;      /* system calls and library calls served */
+	uint64_t calls_denied;      /* system calls refused */
+	uint64_t gate_calls;        /* callgate calls */
+	uint64_t monitor_edits;     /* page-table entries changed by the monitor in ring 0 */
+	uint64_t pages_copied;      /* private pages made */
+	uint64_t pages_restored;    /* private pages put back to pristine, by copying */
+	uint64_t address_spaces;    /* address spaces made so far */
+	uint64_t frames_used;       /* pages of the pool in use, snapshot included */
+	uint64_t snapshot_pages;    /* pages of the snapshot */
+	uint64_t table_pages;       /* page tables in use, the snapshot's included; like address spaces they are kept */
+	uint64_t pages_clean;       /* private pages that were found pristine, and not copied */
+	uint64_t pages_released;    /* private pages given back because lives had stopped writing to them */
+	uint64_t tlb_flushes;       /* changes to another address space that dropped what was cached of it, */
+	uint64_t tlb_kept;          /* and that kept it: where the host has tags (PCID) */
+	uint64_t exits_interrupted; /* of the exits: by signals to the thread, the ends of slices among them */
 };
 /* Errors: EINVAL; EPERM before sthread_init(). */
 int sthread_statistics(struct sthread_statistics *statistics) STHREAD_CHECKED;
