@@ -17,7 +17,7 @@
 
 enum {
 	/* Lives of a space after which it is looked which private pages the last one has written to, and after which those are
-	 * given back that were found unwritten so often in a row. */
+	 * given back that were found unwritten so often in a row (and more often, if they came back before). */
 	ADDRESS_SPACE_LOOK = 8,
 	ADDRESS_SPACE_FORGET = 32,
 	ADDRESS_SPACE_LOOKS_CLEAN = 24
@@ -30,7 +30,9 @@ struct private_page {
 	uint64_t *entry; /* that leads to it, in a table of the space's own */
 	bool always; /* copied for each life: its origin, or what the supervisor stores in it, changes between lives */
 	bool stays;  /* never given back */
-	uint8_t clean; /* how often it was looked at and found as it should be, up to now and without a break */
+	bool habit;  /* copied for each life: each of the last ones has written to it */
+	uint8_t written; /* how many lives running have written to it, up to a bound */
+	uint16_t clean;  /* how often it was looked at and found as it should be, up to now and without a break */
 };
 
 struct address_space {
@@ -42,6 +44,7 @@ struct address_space {
 	uint64_t shape; /* of the last policy that used it */
 	struct private_page *pages;
 	size_t page_count, page_room;
+	size_t habits;                     /* pages that are a habit */
 	size_t learned;                    /* pages there were when this life began */
 	size_t table_pages, tables_before; /* page tables made, and made when this life began */
 	struct policy_tag *tag;            /* mapped */

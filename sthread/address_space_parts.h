@@ -3,7 +3,8 @@
  *
  *   address_space.c          making, taking, giving back
  *   address_space_pages.c    entries, private pages, edits by the monitor
- *   address_space_restore.c  what lives have written to, put back; and what they write to, learned and forgotten
+ *   address_space_restore.c  what lives have written to, put back
+ *   address_space_learn.c    what lives of one shape write to, learned and forgotten
  *   address_space_tags.c     tags mapped in, and taken away
  *   address_space_access.c   page faults; reading and writing by the compartment's rights
  *
@@ -54,7 +55,7 @@ int edit_list_add(struct edit_list *list, uint64_t *entry, uint64_t value);
 /* Makes the edits and empties the list; after a failure the space is poisoned.  Preconditions: the space is not running. */
 int edit_list_commit(struct address_space *space, struct edit_list *list);
 
-/* ---- between lives (address_space_restore.c) ------------------------------------------------------- */
+/* ---- between lives (address_space_learn.c) --------------------------------------------------------- */
 
 /* In a space that has just been restored: gives back the pages that lives have stopped writing to.  Errors: EIO, and the
  * space is poisoned. */

@@ -1,127 +1,26 @@
 /*
- * address_space_restore.c - what happens to a space between two lives: pages that were written to are put back, and what
- * lives of its kind write to is learned, and forgotten again.
+ * address_space_restore.c - what happens to a space between two lives: pages that were written to are put back.
  *
  * A private page is as it should be if nobody has written to it since it was last restored.  Where dirty bits can be
  * trusted (dune_host.recycling_copies) they tell: the processor sets them for what ring 3 writes, space_mark_written() for
  * what the supervisor writes.  A bit that is cleared here is set by the next write only once no virtual CPU has the
- * translation cached, so the root's generation grows.  Elsewhere all private pages are copied.
+ * translation cached, so the root's generation grows, and all that is cached of the space is lost.  Pages that are copied
+ * in any case keep their bits: those that change between lives, and a few that each of the last lives has written to (a
+ * habit).  Elsewhere all private pages are copied.
  *
- * Either way a page that lives have stopped writing to costs something each time, and one hostile life could make all
- * later ones pay.  So spaces are looked at now and then, and such pages given back.
+ * Now and then it is looked what the last life has written to, for address_space_learn.c.
  */
 #define _GNU_SOURCE
 #include "address_space_parts.h"
 
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "kvm/tags.h"
-#include "tag.h"
 
 enum {
-	WORKING_SET_PAGES = 512, /* remembered for each shape, */
-	WORKING_SET_TABLES = 32, /* and page tables that lead to them */
-	LEARN_PAGES = 1024,      /* looked at after a life */
-	WORKING_SETS = 256,      /* shapes whose working set is remembered */
-	REBINDS_FOR_ONE = 4,     /* lives of a shape that had to have tags taken away, for one address space more */
-	KEPT_PAGES = 1024,       /* private pages an idle address space keeps; more are given back */
+	HABIT_LIVES = 8, /* lives running that must have written to a page, */
+	HABITS = 16      /* of so many pages of a space: more copies cost more than what is cached is worth */
 };
-
-/* ---- what lives of one shape write to --------------------------------------------------------------- */
-
-/* New address spaces get private copies of these pages at once, instead of one fault each. */
-struct working_set {
-	struct working_set *next;
-	uint64_t shape;
-	size_t count, tables;
-	unsigned rebinds; /* since an address space was made for that */
-	uint64_t addresses[WORKING_SET_PAGES];
-};
-static struct working_set *working_sets;
-static unsigned working_set_count;
-
-static struct working_set *working_set_of(uint64_t shape)
-{
-	struct working_set *set = working_sets;
-	while (set && set->shape != shape)
-		set = set->next;
-	return set;
-}
-
-/* A life may have been hostile, and later ones shall not pay for it: pages that lie far from all others need a page table
- * each. */
-static void add_to_set(struct working_set *set, uint64_t address)
-{
-	bool near = false;
-	for (size_t i = 0; i < set->count; i++) {
-		if (set->addresses[i] == address)
-			return;
-		near = near || set->addresses[i] / DUNE_LARGE_PAGE_SIZE == address / DUNE_LARGE_PAGE_SIZE;
-	}
-	if (!near && set->tables == WORKING_SET_TABLES)
-		return;
-	set->tables += !near;
-	set->addresses[set->count++] = address;
-}
-
-static void take_from_set(struct working_set *set, uint64_t address)
-{
-	size_t kept = 0;
-	bool near = false, found = false;
-	for (size_t i = 0; i < set->count; i++) {
-		if (set->addresses[i] == address) {
-			found = true;
-			continue;
-		}
-		near = near || set->addresses[i] / DUNE_LARGE_PAGE_SIZE == address / DUNE_LARGE_PAGE_SIZE;
-		set->addresses[kept++] = set->addresses[i];
-	}
-	set->count = kept;
-	set->tables -= found && !near;
-}
-
-/* Pages are added in the order they were made in. */
-void space_learn(const struct address_space *space)
-{
-	struct working_set *set = working_set_of(space->shape);
-	if (!set) {
-		if (working_set_count == WORKING_SETS || !(set = calloc(1, sizeof *set)))
-			return;
-		working_set_count++;
-		*set = (struct working_set){ .next = working_sets, .shape = space->shape };
-		working_sets = set;
-	}
-	size_t end =
-		space->learned + LEARN_PAGES < space->page_count ? space->learned + LEARN_PAGES : space->page_count;
-	for (size_t i = space->learned; i < end && set->count < WORKING_SET_PAGES; i++)
-		if (tag_at(space->pages[i].address) < 0) /* the next life may have another tag */
-			add_to_set(set, space->pages[i].address);
-}
-
-int address_space_prepare(struct address_space *space)
-{
-	const struct working_set *set = working_set_of(space->shape);
-	for (size_t i = 0; set && i < set->count; i++) {
-		const uint64_t *entry = space_entry(space, set->addresses[i]);
-		if (entry && *entry & DUNE_PTE_PRIVATE)
-			continue;
-		uint64_t origin = space_pristine_value(space, set->addresses[i]) & DUNE_PTE_FRAME;
-		if (space_make_private(space, set->addresses[i], origin, false) != 0)
-			return -1;
-	}
-	return 0;
-}
-
-bool space_rebinds_often(uint64_t shape)
-{
-	struct working_set *set = working_set_of(shape);
-	if (!set || ++set->rebinds < REBINDS_FOR_ONE)
-		return false;
-	set->rebinds = 0;
-	return true;
-}
 
 /* ---- restoring ------------------------------------------------------------------------------------- */
 
@@ -142,31 +41,53 @@ static void copy(const struct private_page *page)
 		memset(dune_physical_at(machine, page->frame), 0, DUNE_PAGE_SIZE);
 }
 
+static bool is_dirty(const uint64_t *entry)
+{
+	return __atomic_load_n(entry, __ATOMIC_RELAXED) & DUNE_PTE_DIRTY;
+}
+
 /* Takes the dirty bit away, if it is there. */
 static bool take_dirty(uint64_t *entry)
 {
-	if (!(__atomic_load_n(entry, __ATOMIC_RELAXED) & DUNE_PTE_DIRTY))
+	if (!is_dirty(entry))
 		return false;
 	__atomic_fetch_and(entry, ~DUNE_PTE_DIRTY, __ATOMIC_RELAXED);
 	return true;
 }
 
+static void note_written(struct address_space *space, struct private_page *page, bool written)
+{
+	page->clean = written ? 0 : page->clean;
+	page->written = !written ? 0 : page->written < HABIT_LIVES ? page->written + 1 : HABIT_LIVES;
+	bool habit = page->written == HABIT_LIVES && !page->always && !supervisor.no_habits &&
+		     (page->habit || space->habits < HABITS);
+	space->habits += habit && !page->habit;
+	page->habit = habit;
+}
+
 /* Returns how many pages were copied. */
 static size_t restore_dirty(struct address_space *space, bool look)
 {
-	size_t copied = 0;
-	bool any_dirty = false;
+	/* Bits that were left from life to life are taken away for a look, and then tell of one life. */
+	const bool looked = space->lives % ADDRESS_SPACE_LOOK == 1;
+	size_t copied = 0, habits = 0;
+	bool taken = false;
 	for (size_t i = 0; i < space->page_count; i++) {
 		struct private_page *page = &space->pages[i];
-		bool dirty = take_dirty(page->entry);
-		if (dirty || page->always) {
+		const bool in_any_case = page->always || page->habit, stays = in_any_case && !look;
+		const bool dirty = stays ? is_dirty(page->entry) : take_dirty(page->entry);
+		if (dirty || in_any_case) {
 			copy(page);
 			copied++;
 		}
-		any_dirty = any_dirty || dirty;
-		page->clean = dirty ? 0 : page->clean + look;
+		taken = taken || (dirty && !stays);
+		if (!in_any_case || looked)
+			note_written(space, page, dirty);
+		page->clean += !dirty && (in_any_case ? looked : look);
+		habits += page->habit;
 	}
-	if (any_dirty)
+	space->habits = habits;
+	if (taken)
 		space->context.generation = dune_generation_new();
 	return copied;
 }
@@ -199,39 +120,4 @@ size_t address_space_restore(struct address_space *space)
 	if (!space->lives)
 		return 0; /* new, and pristine */
 	return all ? restore_all(space, look) : restore_dirty(space, look);
-}
-
-/* ---- giving back ----------------------------------------------------------------------------------- */
-
-/* Where faults are most expensive, one and the edit before it cost as much as some hundred copies of the page: a page that is
- * written in one life of twenty had better stay, and mostly does. */
-static bool is_unwritten(const struct address_space *space, size_t page)
-{
-	return space->pages[page].clean >= ADDRESS_SPACE_LOOKS_CLEAN && !space->pages[page].stays;
-}
-
-int space_forget_unwritten(struct address_space *space)
-{
-	struct working_set *set = working_set_of(space->shape);
-	size_t before = space->page_count;
-	if (!address_space_forgets(space))
-		return 0;
-	for (size_t i = 0; set && i < space->page_count; i++)
-		if (is_unwritten(space, i))
-			take_from_set(set, space->pages[i].address);
-	if (space_give_back(space, is_unwritten) != 0)
-		return space->poisoned ? -1 : 0; /* another time */
-	supervisor.statistics.pages_released += before - space->page_count;
-	return 0;
-}
-
-static bool is_growth(const struct address_space *space, size_t page)
-{
-	(void)space;
-	return page >= KEPT_PAGES;
-}
-
-int space_give_back_growth(struct address_space *space)
-{
-	return space->page_count > KEPT_PAGES ? space_give_back(space, is_growth) : 0;
 }

@@ -64,6 +64,7 @@ struct supervisor {
 	struct handles sthreads, tags, gates, templates;
 	pid_t process;             /* the process this belongs to */
 	bool no_direct_calls;      /* every gate call exits, even where ring 0 could make it; for tests */
+	bool no_habits;            /* the dirty bit of each page is taken away after each life; for tests */
 	bool no_dirty_bits;        /* all private pages are restored, even where dirty bits tell which; for tests */
 	uint64_t instances;        /* lives so far; also the tenants of virtual CPUs */
 	struct dune_totals before; /* what was counted when all this began: the probe's */

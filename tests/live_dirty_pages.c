@@ -550,6 +550,32 @@ static void new_spaces_forget_too(void)
 BY_DIRTY_BITS(new_spaces_forget_too)
 BY_COPIES(new_spaces_forget_too)
 
+/* Writes to a page, and leaves it as it was. */
+static void *write_in_vain(void *argument)
+{
+	((volatile uint8_t *)zeros)[PAGE] = 1;
+	((volatile uint8_t *)zeros)[PAGE] = 0;
+	return argument;
+}
+
+static void what_comes_back_stays_longer(void)
+{
+	enum {
+		ENOUGH = 6 * FORGOTTEN_AFTER
+	};
+	uint64_t returns = 0;
+	ASSERT_RETURNED(live_run_bare(write_in_vain, NULL), 0);
+	for (unsigned i = 0; i < ENOUGH; i++) {
+		struct life life = live_run_bare(write_in_vain, NULL);
+		ASSERT_RETURNED(life, 0);
+		returns += life.info.pages_copied > 0;
+	}
+	/* After 192 lives, and 768 more: four times as long. */
+	ASSERT_EQUAL(returns, by_dirty_bits() ? 0 : 2);
+}
+BY_DIRTY_BITS(what_comes_back_stays_longer)
+BY_COPIES(what_comes_back_stays_longer)
+
 /* Growth of a hostile life is bounded at once, and what is left of it goes like the rest. */
 static void *grow(void *pages)
 {
@@ -582,6 +608,54 @@ BY_COPIES(growth_does_not_stay)
 
 /* ---- the flush ------------------------------------------------------------------------------------- */
 
+/* How many of so many lives, each of which writes to these pages, flush what is cached of their space. */
+static unsigned flushing_lives(unsigned lives, uintptr_t pages)
+{
+	static uint64_t generation;
+	unsigned flushing = 0;
+	for (unsigned i = 0; i < lives; i++) {
+		struct life life = live_run_bare(write_globals, (void *)pages);
+		ASSERT_RETURNED(life, 0);
+		flushing += space_of(&life)->context.generation != generation;
+		generation = space_of(&life)->context.generation;
+	}
+	return flushing;
+}
+
+static void habits_keep_what_is_cached(void)
+{
+	enum {
+		WARM = 4 * ADDRESS_SPACE_LOOK,
+		LIVES = 10 * ADDRESS_SPACE_LOOK
+	};
+	init(true);
+	if (!by_dirty_bits())
+		return;
+	flushing_lives(WARM, 2);
+	ASSERT_EQUAL(flushing_lives(LIVES, 2), LIVES / ADDRESS_SPACE_LOOK); /* each look */
+	ASSERT_EQUAL(flushing_lives(LIVES, GLOBALS), LIVES);                /* too many for a habit */
+	supervisor.no_habits = true;
+	flushing_lives(WARM, 2);
+	ASSERT_EQUAL(flushing_lives(LIVES, 2), LIVES); /* control */
+}
+
+/* Reads a page, and in most lives leaves something there. */
+static void *write_mostly(void *seed)
+{
+	uint64_t random = (uint64_t)seed, found = zeros[2 * PAGE];
+	if (next_random(&random) % 16)
+		zeros[2 * PAGE] = 1;
+	return (void *)found;
+}
+
+static void nothing_of_a_habit_is_left(void)
+{
+	for (uintptr_t i = 1; i <= 600; i++)
+		ASSERT_RETURNED(live_run_bare(write_mostly, (void *)(i * 0x9e3779b97f4a7c15)), 0);
+}
+BY_DIRTY_BITS(nothing_of_a_habit_is_left)
+BY_COPIES(nothing_of_a_habit_is_left)
+
 static void *write_one(void *argument)
 {
 	uint64_t found = zeros[0];
@@ -599,6 +673,7 @@ static void a_recycled_root_is_loaded_anew(void)
 		return;
 	if (live_from_ring0())
 		HARNESS_SKIP("ring 0 loads roots itself: each load flushes");
+	supervisor.no_habits = true;
 	vcpu = dune_vcpu_get(supervisor.machine);
 	life = live_run_bare(write_one, NULL);
 	ASSERT_RETURNED(life, 0);
@@ -655,6 +730,7 @@ static void on_every_virtual_cpu(void)
 		return;
 	if (live_from_ring0())
 		HARNESS_SKIP("ring 0 loads roots itself: each load flushes");
+	supervisor.no_habits = true;
 	ASSERT_EQUAL(pthread_barrier_init(&turn, NULL, 2), 0);
 	ASSERT_EQUAL(pthread_create(&thread, NULL, take_turns, (void *)1), 0);
 	take_turns(NULL);
@@ -692,6 +768,10 @@ static const struct harness_test tests[] = {
 	TWICE("pages that lives have stopped writing to are given back, others stay", unwritten_pages_are_given_back),
 	TWICE("what was given back is not prepared in new address spaces either", new_spaces_forget_too),
 	TWICE("growth is bounded at once and gone after a while", growth_does_not_stay),
+	TWICE("a page that was given back and is needed again stays for longer", what_comes_back_stays_longer),
+	{ "pages that each life writes to do not cost what is cached of the space; control: they would",
+	  habits_keep_what_is_cached, HARNESS_FORK, .seconds = 60 },
+	TWICE("no byte is left in a page that most lives write to", nothing_of_a_habit_is_left),
 	{ "a recycled root is loaded anew before it runs; control: it would not see writes",
 	  a_recycled_root_is_loaded_anew, HARNESS_FORK },
 	{ "it is loaded anew on each virtual CPU that has it", on_every_virtual_cpu, HARNESS_FORK },

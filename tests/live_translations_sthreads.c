@@ -12,8 +12,8 @@
 
 #include <dune.h>
 
+#include "address_space.h"
 #include "live.h"
-#include "supervisor.h"
 
 enum {
 	BOTH = PROT_READ | PROT_WRITE,
@@ -21,6 +21,7 @@ enum {
 	WARM = 4,
 	LIVES = 20,
 	CALLS = 50,
+	LOOKS = 3,
 };
 
 static void few_tags(unsigned tags)
@@ -73,6 +74,22 @@ static void recycled_lives_keep(void)
 	}
 	ASSERT_EQUAL(after.tlb_flushes, before.tlb_flushes);
 	live_check(after.tlb_kept - before.tlb_kept >= LIVES, __FILE__, __LINE__, "each life keeps");
+}
+
+/* Their dirty bits are taken away for a look only, once it is known which pages each life writes to. */
+static void recycled_lives_with_dirty_bits_keep(void)
+{
+	few_tags(TAG_COUNT);
+	NEEDS_TAGS();
+	if (supervisor.machine->host.recycling_copies)
+		HARNESS_SKIP("dirty bits are not used here: %s", supervisor.machine->host.recycling_copies);
+	alternate(2 * 4 * ADDRESS_SPACE_LOOK);
+	struct sthread_statistics before = statistics();
+	alternate(2 * LOOKS * ADDRESS_SPACE_LOOK);
+	struct sthread_statistics after = statistics();
+	ASSERT_EQUAL(after.tlb_flushes - before.tlb_flushes, 2 * LOOKS);
+	live_check(after.tlb_kept - before.tlb_kept >= 2 * LOOKS * (ADDRESS_SPACE_LOOK - 1), __FILE__, __LINE__,
+		   "other lives keep");
 }
 
 static void lives_with_one_tag_flush(void)
@@ -357,6 +374,7 @@ static void guest_with_one_tag_at_random(void)
 static const struct harness_test tests[] = {
 	{ "lives in recycled address spaces keep what is cached where there are tags, else flush", recycled_lives_keep,
 	  HARNESS_FORK },
+	{ "with dirty bits they keep it but for the looks", recycled_lives_with_dirty_bits_keep, HARNESS_FORK },
 	{ "lives in address spaces with one tag flush each other", lives_with_one_tag_flush, HARNESS_FORK },
 	{ "lives with random rights see what they have, with many tags", many_tags_at_random, HARNESS_FORK },
 	{ "lives with random rights see what they have, with two tags", two_tags_at_random, HARNESS_FORK },
