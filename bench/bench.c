@@ -108,6 +108,17 @@ static void run_peers(struct measurement *measurement, bool large)
 	in_child(measurement, group_futex_touches, NULL, FUTEX_TOUCHES, SWITCH_SIZES);
 }
 
+static void run_resident(struct measurement *measurement)
+{
+	static const struct rung *const wanted[][2] = { { &rungs[LIFE_BESIDE] },
+							{ &rungs[LIFE_1G_BEFORE] },
+							{ &rungs[LIFE_1G_AFTER] } };
+	struct measure_group groups[3];
+	for (size_t i = 0; i < 3; i++)
+		groups[i] = (struct measure_group){ group_resident, (void *)wanted[i][0], wanted[i] };
+	measure_in_turns(measurement, groups, 3);
+}
+
 static void run_sthreads(struct measurement *measurement, struct fact *facts, bool large)
 {
 	const struct rung *const sthreads[] = {
@@ -115,8 +126,8 @@ static void run_sthreads(struct measurement *measurement, struct fact *facts, bo
 		&rungs[SERVED_CALL], &rungs[SERVED_READ], &rungs[GATE],       &rungs[GATE_BUFFER], NULL
 	};
 	measure_in_child(measurement, group_sthreads, &facts[SNAPSHOT], sthreads);
-	for (int i = 0; large && i < 2; i++)
-		in_child(measurement, group_large, (void *)&rungs[LIFE_1G_BEFORE + i], LIFE_1G_BEFORE + i, 1);
+	if (large)
+		run_resident(measurement);
 	for (int i = 0; i < DIRTY_SIZES; i++)
 		in_child(measurement, group_dirty_lives, (void *)(uintptr_t)i, LIFE_DIRTIES + i, 1);
 	in_child(measurement, group_gate_touches, NULL, GATE_TOUCHES, SWITCH_SIZES);
@@ -152,7 +163,9 @@ static void compute_rows(struct measurement *measurement)
 
 static bool enough_memory(struct measurement *measurement)
 {
-	static const int large[] = { FORK_1G, SPAWN_1G, LIFE_1G_BEFORE, LIFE_1G_AFTER, LIVE + 3, LIVE + 4 };
+	static const int large[] = {
+		FORK_1G, SPAWN_1G, LIFE_BESIDE, LIFE_1G_BEFORE, LIFE_1G_AFTER, LIVE + 3, LIVE + 4
+	};
 	unsigned long available = 0;
 	char line[128];
 	FILE *file = fopen("/proc/meminfo", "re");

@@ -42,6 +42,7 @@ enum {
 	BARE_EXIT,
 	LIFE,
 	LIFE_FRESH,
+	LIFE_BESIDE,
 	LIFE_1G_BEFORE,
 	LIFE_1G_AFTER,
 	LIFE_DIRTY,
@@ -86,7 +87,7 @@ unsigned ladder_blocks(void);
 void group_process(struct measurement *measurement, void *argument);
 void group_fork(struct measurement *measurement, void *rung); /* FORK_*: this size, and SPAWN_* of the same */
 void group_sthreads(struct measurement *measurement, void *snapshot_fact);
-void group_large(struct measurement *measurement, void *rung); /* LIFE_1G_* */
+void group_resident(struct measurement *measurement, void *rung); /* LIFE_BESIDE or LIFE_1G_* */
 void group_parallel(struct measurement *measurement, void *argument);
 void group_dirty_peers(struct measurement *measurement, void *size); /* an index, as a pointer */
 void group_dirty_lives(struct measurement *measurement, void *size);

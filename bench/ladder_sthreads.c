@@ -88,9 +88,10 @@ void group_parallel(struct measurement *measurement, void *argument)
 	measure_operations(measurement, operations, sizeof operations / sizeof *operations, ladder.quick ? 2 : 5);
 }
 
-/* 1 GiB before or after sthread_init(). */
-void group_large(struct measurement *measurement, void *rung)
+/* 10 MiB, or 1 GiB before or after sthread_init(). */
+void group_resident(struct measurement *measurement, void *rung)
 {
+	measure_make_resident(10 * MIB);
 	if (rung == &rungs[LIFE_1G_BEFORE])
 		measure_make_resident(GIB);
 	start_library();

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -37,11 +38,16 @@ static struct measure_source source = { library_counters, counter_names, NULL };
 static measure_stepper *stepper;
 static bool count_only;
 
-/* What a failing child says; shared with it. */
-static char *last_words;
 enum {
 	LAST_WORDS = 200
 };
+
+/* Shared with a child. */
+static struct child {
+	char last_words[LAST_WORDS]; /* what it says when it fails */
+	sem_t turn;                  /* its turn to measure */
+} * children;
+static size_t own, child_count; /* of those that take turns */
 
 /* ---- children -------------------------------------------------------------------------------------- */
 
@@ -60,39 +66,89 @@ void measure_start(struct measurement *measurement, const struct rung *rungs, si
 	*measurement = (struct measurement){ .rungs = rungs,
 					     .count = count,
 					     .results = shared_memory(count * sizeof *measurement->results) };
-	last_words = shared_memory(LAST_WORDS);
+	children = shared_memory(MEASURE_CHILDREN * sizeof *children);
 }
 
 void measure_fail(const char *format, ...)
 {
 	va_list arguments;
 	va_start(arguments, format);
-	vsnprintf(last_words, LAST_WORDS, format, arguments);
+	vsnprintf(children[own].last_words, LAST_WORDS, format, arguments);
 	va_end(arguments);
 	_exit(1);
+}
+
+static void take_turn(void)
+{
+	while (sem_wait(&children[own].turn) != 0)
+		;
+}
+
+static void pass_turn(void)
+{
+	sem_post(&children[(own + 1) % child_count].turn);
+}
+
+static void note_end(struct measurement *measurement, const struct measure_group *group, struct child *child,
+		     int status)
+{
+	if (WIFSIGNALED(status))
+		snprintf(child->last_words, LAST_WORDS, "ended by signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
+	for (const struct rung *const *wanted = group->wanted; *wanted; wanted++) {
+		struct result *result = measure_result(measurement, *wanted);
+		if (child->last_words[0] && !result->problem[0])
+			memcpy(result->problem, child->last_words, LAST_WORDS);
+	}
+}
+
+static pid_t start(struct measurement *measurement, const struct measure_group *group, size_t number)
+{
+	children[number].last_words[0] = '\0';
+	sem_init(&children[number].turn, 1, number == 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		own = number;
+		group->run(measurement, group->argument);
+		_exit(0);
+	}
+	if (pid < 0) {
+		snprintf(children[number].last_words, LAST_WORDS, "no child: %s", strerror(errno));
+		note_end(measurement, group, &children[number], 0);
+	}
+	return pid;
+}
+
+void measure_in_turns(struct measurement *measurement, const struct measure_group *groups, size_t count)
+{
+	pid_t pids[MEASURE_CHILDREN];
+	size_t running = 0;
+	fflush(NULL);
+	child_count = count;
+	for (size_t i = 0; i < count; i++)
+		running += (pids[i] = start(measurement, &groups[i], i)) > 0;
+	bool complete = running == count;
+	while (running) {
+		int status;
+		for (size_t i = 0; i < count && !complete; i++)
+			if (pids[i] > 0)
+				kill(pids[i], SIGKILL); /* it would wait for its turn for ever */
+		pid_t pid = wait(&status);
+		for (size_t i = 0; i < count; i++)
+			if (pids[i] == pid) {
+				note_end(measurement, &groups[i], &children[i], status);
+				complete = complete && status == 0;
+				pids[i] = 0;
+				running--;
+			}
+	}
 }
 
 void measure_in_child(struct measurement *measurement, void (*group)(struct measurement *, void *), void *argument,
 		      const struct rung *const wanted[])
 {
-	int status = 0;
-	last_words[0] = '\0';
-	fflush(NULL);
-	pid_t child = fork();
-	if (child == 0) {
-		group(measurement, argument);
-		_exit(0);
-	}
-	if (child < 0 || waitpid(child, &status, 0) != child)
-		snprintf(last_words, LAST_WORDS, "no child: %s", strerror(errno));
-	else if (WIFSIGNALED(status))
-		snprintf(last_words, LAST_WORDS, "ended by signal %d (%s)", WTERMSIG(status),
-			 strsignal(WTERMSIG(status)));
-	for (; *wanted; wanted++) {
-		struct result *result = measure_result(measurement, *wanted);
-		if (last_words[0] && !result->problem[0])
-			memcpy(result->problem, last_words, LAST_WORDS);
-	}
+	const struct measure_group alone = { group, argument, wanted };
+	measure_in_turns(measurement, &alone, 1);
 }
 
 struct result *measure_result(const struct measurement *measurement, const struct rung *rung)
@@ -221,9 +277,15 @@ static void measure_block(struct measurement *measurement, const struct operatio
 void measure_operations(struct measurement *measurement, const struct operation *operations, size_t count,
 			unsigned blocks)
 {
-	for (unsigned block = 0; block < (count_only ? 1 : blocks); block++)
+	/* The first turn of each: all are ready. */
+	take_turn();
+	pass_turn();
+	for (unsigned block = 0; block < (count_only ? 1 : blocks); block++) {
+		take_turn();
 		for (size_t i = 0; i < count; i++)
 			measure_block(measurement, &operations[i]);
+		pass_turn();
+	}
 	for (size_t i = 0; i < count; i++)
 		step_through(measurement, &operations[i]);
 }

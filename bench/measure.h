@@ -17,6 +17,7 @@
 
 enum {
 	MEASURE_PEERS = 3,
+	MEASURE_CHILDREN = 3,
 	MEASURE_SAMPLES = 16384
 };
 
@@ -96,6 +97,17 @@ void measure_set_stepper(measure_stepper *stepper);
 
 /* From now on operations are not timed: each is run once, for its counters. */
 void measure_count_only(void);
+
+/* A group, and those of the rungs that it measures (ended by NULL). */
+struct measure_group {
+	void (*run)(struct measurement *, void *argument);
+	void *argument;
+	const struct rung *const *wanted;
+};
+
+/* Runs up to MEASURE_CHILDREN groups, each in a child, and waits for them.  Each has made ready what it needs before the first one
+ * measures, and then they take turns, a block of measure_operations() each: they must have the same number of them. */
+void measure_in_turns(struct measurement *measurement, const struct measure_group *groups, size_t count);
 
 /* Runs group(argument) in a child and waits for it.  What the child says with measure_fail(), or how it crashed, becomes
  * the problem of those of the rungs `wanted` (ended by NULL) that have no samples. */
