@@ -110,7 +110,7 @@ static void text_is_cut_to_its_room(void)
 {
 	char whole[1024];
 	strcpy(whole, at(static_function() + 3));
-	for (size_t size = 0; size < 64; size++) {
+	for (size_t size = 0; size <= strlen(whole) + 1; size++) {
 		char *exact = malloc(size + 1);
 		exact[size] = '#';
 		CU_ASSERT_TRUE(dune_symbol_at(static_function() + 3, exact, size));
