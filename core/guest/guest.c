@@ -1,5 +1,5 @@
 /*
- * guest.c - guest placement: takes a thread into ring 0 and back, and does there what dune.h promises.
+ * guest.c - guest placement: takes a thread into ring 0 and back, and from there to ring 3 and back.
  */
 #include "guest/guest.h"
 
@@ -49,12 +49,9 @@ _Static_assert(offsetof(struct kvm_regs, rbx) == REGS_RBX && offsetof(struct kvm
 	       "switch.S");
 _Static_assert(GUEST_VECTOR_EVENT == DUNE_EVENT_VECTOR, "one number");
 
-_Atomic uint64_t dune_guest_flushes;
-
 static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dune_guest_thread *_Atomic threads; /* grows only */
 static pid_t owner;                               /* the process whose threads these are */
-static bool tags_used;                            /* somebody has loaded a root with a tag */
 
 /* What is never forgotten: the process's own code and data, which also work while the lock of address spaces is held. */
 static struct piece {
@@ -87,6 +84,14 @@ void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *a
 {
 	for (struct dune_guest_thread *thread = atomic_load(&threads); thread; thread = thread->next)
 		function(thread, argument);
+}
+
+bool dune_guest_alone(const struct dune_guest_thread *self)
+{
+	for (const struct dune_guest_thread *thread = atomic_load(&threads); thread; thread = thread->next)
+		if (thread != self && atomic_load(&thread->entered))
+			return false;
+	return true;
 }
 
 /* ---- the window ------------------------------------------------------------------------------------ */
@@ -278,60 +283,6 @@ static int start_vcpu(struct dune_guest_thread *thread, uint64_t fs_base, uint64
 	return 0;
 }
 
-/* ---- kicks and flushes ------------------------------------------------------------------------------ */
-
-int dune_guest_kick_signal(void)
-{
-	return dune_kick_signal() - 1;
-}
-
-static void on_kick(int number)
-{
-	(void)number;
-	struct dune_guest_thread *self = dune_guest_self;
-	if (self && atomic_load_explicit(&self->running, memory_order_relaxed))
-		self->vcpu->run->immediate_exit = 1;
-}
-
-/* take_kicks() in loop.c says why the counts. */
-static void kick(struct dune_guest_thread *thread)
-{
-	atomic_fetch_add(&thread->kicks, 1);
-	if (atomic_load(&thread->running))
-		dune_system_call(SYS_tgkill, thread->process, thread->id, dune_guest_kick_signal(), 0, 0, 0);
-	atomic_fetch_add(&thread->kicks_sent, 1);
-}
-
-static void shoot_down_one(struct dune_guest_thread *thread, void *argument)
-{
-	uint64_t wanted = atomic_load(&dune_guest_flushes);
-	if (thread == argument || !atomic_load(&thread->entered))
-		return;
-	for (unsigned tries = 0; atomic_load(&thread->running) && atomic_load(&thread->flushed) < wanted; tries++)
-		if (tries % 4096 == 0)
-			kick(thread);
-		else if (tries % 64 == 0)
-			dune_system_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
-		else
-			__builtin_ia32_pause();
-}
-
-void dune_guest_shoot_down(struct dune_guest_thread *self)
-{
-	uint64_t wanted = atomic_fetch_add(&dune_guest_flushes, 1) + 1;
-	if (self)
-		atomic_compare_exchange_strong(&self->flushed, &(uint64_t){ wanted - 1 }, wanted);
-	dune_guest_every(shoot_down_one, self);
-}
-
-static bool alone(const struct dune_guest_thread *self)
-{
-	for (const struct dune_guest_thread *thread = atomic_load(&threads); thread; thread = thread->next)
-		if (thread != self && atomic_load(&thread->entered))
-			return false;
-	return true;
-}
-
 /* ---- entering and leaving --------------------------------------------------------------------------- */
 
 _Static_assert(sizeof(struct dune_guest_thread) <= DUNE_PAGE_SIZE, "it is a page");
@@ -505,8 +456,7 @@ static int begin_process(void)
 	pthread_once(&once, install_handlers);
 	if (handlers_error)
 		return dune_fail(handlers_error, "out of memory");
-	struct sigaction kick = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
-	sigaction(dune_guest_kick_signal(), &kick, NULL);
+	dune_guest_install_kicks();
 	if (mirror_objects() != 0)
 		return -1;
 	owner = getpid();
@@ -545,12 +495,6 @@ static int enter(void)
 	atomic_store(&thread->entered, true);
 	dune_guest_unblock_signals(mask); /* what comes from here on waits for the guest */
 	return dune_guest_enter(thread, thread->host_stack, dune_guest_loop);
-}
-
-static bool entered(void)
-{
-	const struct dune_guest_thread *thread = dune_guest_self;
-	return thread && atomic_load(&thread->entered) && !atomic_load(&thread->on_host);
 }
 
 static int leave(void)
@@ -602,7 +546,7 @@ static int jump_to_user(struct dune_tf *tf)
 static void __attribute__((noreturn)) ret_from_user(int result)
 {
 	void (*leave_user)(int, void *) = (void *)dune_guest_in_window(dune_guest_leave_user);
-	struct dune_guest_processor *processor = entered() ? processor_here() : NULL;
+	struct dune_guest_processor *processor = dune_guest_entered() ? processor_here() : NULL;
 	if (!processor || !processor->kernel_rsp) {
 		dune_printf("dune: dune_ret_from_user(): this thread runs no ring-3 code\n");
 		dune_die();
@@ -620,162 +564,15 @@ void dune_pop_trap_frame(struct dune_tf *tf)
 
 static unsigned long get_user_fs(void)
 {
-	if (!entered())
+	if (!dune_guest_entered())
 		return 0;
 	return ((struct dune_guest_processor *)processor_here())->user_fs;
 }
 
 static void set_user_fs(unsigned long fs_base)
 {
-	if (entered())
+	if (dune_guest_entered())
 		((struct dune_guest_processor *)processor_here())->user_fs = fs_base;
-}
-
-static unsigned long read_root(void)
-{
-	unsigned long cr3;
-	__asm__ volatile("movq %%cr3, %0" : "=r"(cr3)::"memory");
-	return cr3;
-}
-
-static void write_root(unsigned long cr3)
-{
-	__asm__ volatile("movq %0, %%cr3" ::"r"(cr3) : "memory");
-}
-
-static unsigned long get_root(void)
-{
-	return entered() ? read_root() : (unsigned long)pgroot;
-}
-
-static void load_root(unsigned long cr3)
-{
-	if (!entered()) {
-		dune_printf("dune: load_cr3(): this thread is not in Dune mode: dune_enter() comes first\n");
-		dune_die();
-	}
-	if (!dune_page_isfrompool(PTE_ADDR(cr3))) { /* KVM would try for ever to find the page-fault handler in it */
-		dune_printf("dune: load_cr3(): 0x%lx is no address space: pass pgroot, or what dune_vm_clone() "
-			    "returned\n",
-			    cr3);
-		dune_die();
-	}
-	if (!machine()->host.pcid) {
-		cr3 = PTE_ADDR(cr3);
-	} else if (cr3 & CR3_PCID_MASK) {
-		tags_used = true;
-		if (dune_guest_take_tag(dune_guest_self, cr3 & CR3_PCID_MASK))
-			cr3 &= ~CR3_NOFLUSH; /* what is cached under it is a compartment's */
-	}
-	write_root(cr3);
-}
-
-static void flush_one(unsigned long address)
-{
-	__asm__ volatile("invlpg (%0)" ::"r"(address) : "memory");
-}
-
-static void flush(void)
-{
-	write_root(read_root());
-}
-
-/* Translations of this virtual CPU: a thread in host mode has none. */
-static void flush_one_if_entered(unsigned long address)
-{
-	if (entered())
-		flush_one(address);
-}
-
-static void flush_if_entered(void)
-{
-	if (entered())
-		flush();
-}
-
-static void invalidate(int mode, unsigned pcid, unsigned long address)
-{
-	if (!entered())
-		return;
-	const struct {
-		uint64_t pcid, address;
-	} operand = { pcid, address };
-	if (machine()->host.invpcid && machine()->host.pcid)
-		__asm__ volatile("invpcid %0, %1" ::"m"(operand), "r"((uint64_t)mode) : "memory");
-	else if (machine()->host.pcid)
-		dune_flush_tlb_all();
-	else
-		flush();
-}
-
-static void flush_here(void)
-{
-	enum {
-		ALL = 2
-	};
-	if (tags_used && machine()->host.invpcid)
-		invalidate(ALL, 0, 0);
-	else
-		flush();
-}
-
-static void flush_all(void)
-{
-	struct dune_guest_thread *self = entered() ? dune_guest_self : NULL;
-	if (self) {
-		if (tags_used && !machine()->host.invpcid) /* this one too: by the host side, when it next runs */
-			self = NULL;
-		else
-			flush_here();
-	}
-	dune_guest_shoot_down(self);
-}
-
-/* ---- replacing entries ------------------------------------------------------------------------------ */
-
-int dune_guest_replace_on_host(struct dune_guest_thread *thread, const struct dune_space_edit *edits, size_t count)
-{
-	struct kvm_run *run = thread->vcpu->run;
-	const struct kvm_regs registers = run->s.regs.regs;
-	const struct kvm_sregs sregs = run->s.regs.sregs;
-	const uint64_t dirty = run->kvm_dirty_regs;
-	int result = dune_mirror_exchange(thread->vcpu, edits, count);
-	run->s.regs.regs = registers;
-	run->s.regs.sregs = sregs;
-	memset(run->s.regs.sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
-	run->kvm_dirty_regs = dirty | KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
-	dune_guest_shoot_down(NULL);
-	return result;
-}
-
-static int replace(ptent_t *root, const struct dune_space_edit *edits, size_t count)
-{
-	struct dune_guest_thread *self = dune_guest_self;
-	if (!entered()) {
-		if (self && atomic_load(&self->entered)) {
-			int saved = errno;
-			int result = dune_guest_replace_on_host(self, edits, count);
-			errno = saved;
-			return result;
-		}
-		/* A thread in host mode: its own virtual CPU writes. */
-		int result = dune_host_operations.replace(root, edits, count);
-		dune_guest_shoot_down(NULL);
-		return result;
-	}
-	bool one_by_one = PTE_ADDR(read_root()) == (uint64_t)root && !tags_used && count <= 32;
-	for (size_t i = 0; i < count; i++) {
-		dune_space_store(&edits[i]);
-		if (edits[i].length > PGSIZE)
-			one_by_one = false;
-		if (one_by_one)
-			flush_one(edits[i].address);
-	}
-	if (!one_by_one)
-		flush_here();
-	if ((tags_used && !machine()->host.invpcid) || !alone(self))
-		flush_all();
-	return 0;
 }
 
 static int get_counters(struct dune_counters *counters)
@@ -789,17 +586,17 @@ const struct dune_placement_operations dune_guest_operations = {
 	.placement = DUNE_PLACEMENT_GUEST,
 	.enter = enter,
 	.leave = leave,
-	.entered = entered,
+	.entered = dune_guest_entered,
 	.jump_to_user = jump_to_user,
 	.ret_from_user = ret_from_user,
 	.get_user_fs = get_user_fs,
 	.set_user_fs = set_user_fs,
-	.load_cr3 = load_root,
-	.read_cr3 = get_root,
-	.flush_one = flush_one_if_entered,
-	.flush = flush_if_entered,
-	.flush_all = flush_all,
-	.invpcid = invalidate,
-	.replace = replace,
+	.load_cr3 = dune_guest_load_cr3,
+	.read_cr3 = dune_guest_read_cr3,
+	.flush_one = dune_guest_flush_one,
+	.flush = dune_guest_flush,
+	.flush_all = dune_guest_flush_all,
+	.invpcid = dune_guest_invpcid,
+	.replace = dune_guest_replace,
 	.counters = get_counters,
 };

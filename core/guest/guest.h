@@ -10,7 +10,8 @@
  *   signals.c  host side: how a Linux signal reaches a thread in the guest
  *   deliver.c  ring 0: calls the process's handler for it
  *   compartment.[Sc]  ring 0: runs compartments of libsthread
- *   guest.c    entering and leaving, what dune.h promises
+ *   tables.c   which page tables ring 0 runs with, replaced entries, translations that are dropped
+ *   guest.c    entering and leaving, ring 3, what dune.h promises
  *
  * The host side of a thread runs on a stack of its own while the guest may be anywhere, also in malloc() with a lock held.  So
  * it allocates nothing, takes no lock of libc, and keeps errno.
@@ -118,21 +119,42 @@ struct dune_guest_thread {
 
 /* ---- guest.c ---- */
 
-/* Counts requests to drop translations; every thread has to catch up before its guest goes on. */
-extern _Atomic uint64_t dune_guest_flushes;
-/* The signal that takes a thread's guest out of KVM_RUN, for nothing else.  Threads in the guest never block it: whoever takes
- * rights away waits for them. */
-int dune_guest_kick_signal(void);
+/* Whether the calling thread is in Dune mode, and not on its host side. */
+static inline bool dune_guest_entered(void)
+{
+	const struct dune_guest_thread *thread = dune_guest_self;
+	return thread && atomic_load(&thread->entered) && !atomic_load(&thread->on_host);
+}
+/* Whether no other thread is in Dune mode. */
+bool dune_guest_alone(const struct dune_guest_thread *self);
 /* In the child of a fork, in host mode: forgets the threads of the parent. */
 void dune_guest_after_fork(void);
 /* Host side: lets everything follow the process anew that may have changed without our knowledge. */
 void dune_guest_forget_all(void);
 /* Calls the function for every thread that there is or was. */
 void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *argument), void *argument);
+
+/* ---- tables.c ---- */
+
+/* Counts requests to drop translations; every thread has to catch up before its guest goes on. */
+extern _Atomic uint64_t dune_guest_flushes;
+/* The signal that takes a thread's guest out of KVM_RUN, for nothing else.  Threads in the guest never block it: whoever takes
+ * rights away waits for them. */
+int dune_guest_kick_signal(void);
+/* Once in each process: installs the handler of that signal. */
+void dune_guest_install_kicks(void);
 /* Has every other thread in the guest drop its translations, and waits until none can use an old one. */
 void dune_guest_shoot_down(struct dune_guest_thread *self);
 /* Replaces entries from the host side: by the monitor, on this thread's virtual CPU. */
 int dune_guest_replace_on_host(struct dune_guest_thread *thread, const struct dune_space_edit *edits, size_t count);
+/* What struct dune_placement_operations says. */
+void dune_guest_load_cr3(unsigned long cr3);
+unsigned long dune_guest_read_cr3(void);
+void dune_guest_flush_one(unsigned long address);
+void dune_guest_flush(void);
+void dune_guest_flush_all(void);
+void dune_guest_invpcid(int mode, unsigned pcid, unsigned long address);
+int dune_guest_replace(ptent_t *root, const struct dune_space_edit *edits, size_t count);
 
 /* ---- switch.S ---- */
 
