@@ -11,6 +11,7 @@
  *   deliver.c  ring 0: calls the process's handler for it
  *   compartment.[Sc]  ring 0: runs compartments of libsthread
  *   tables.c   which page tables ring 0 runs with, replaced entries, translations that are dropped
+ *   processor.c  what ring 0 needs: entry code, a processor's area, a virtual CPU's state
  *   guest.c    entering and leaving, ring 3, what dune.h promises
  *
  * The host side of a thread runs on a stack of its own while the guest may be anywhere, also in malloc() with a lock held.  So
@@ -85,6 +86,10 @@ enum {
 	DUNE_GUEST_STACK = 128 << 10 /* bytes of the host side's stack */
 };
 
+enum {
+	MSR_KERNEL_GS_BASE = 0xc0000102 /* ring 3's GS base, while ring 0 runs */
+};
+
 /* A thread in the guest.  A page of the pool, so that ring 0 can look at those of others with the lock of address spaces held. */
 struct dune_guest_thread {
 	struct dune_vcpu *vcpu;
@@ -134,6 +139,19 @@ void dune_guest_forget_all(void);
 /* Calls the function for every thread that there is or was. */
 void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *argument), void *argument);
 
+/* ---- processor.c ---- */
+
+/* Puts the entry code and the IDT into the window, once in each process.  One thread at a time. */
+int dune_guest_lay_out_code(void);
+/* Gives a new thread its processor's area in the window.  One thread at a time. */
+int dune_guest_lay_out_processor(struct dune_guest_thread *thread);
+/* The beginning of a thread's stay: what its processor's area and its virtual CPU begin with.  Host mode. */
+int dune_guest_start_processor(struct dune_guest_thread *thread, uint64_t fs_base, uint64_t gs_base);
+/* The child of a fork, whose window has neither. */
+void dune_guest_processors_forget(void);
+/* Where a symbol of entry.S is in the window. */
+uint64_t dune_guest_in_window(const uint8_t *symbol);
+
 /* ---- tables.c ---- */
 
 /* Counts requests to drop translations; every thread has to catch up before its guest goes on. */
@@ -178,8 +196,6 @@ extern const uint8_t dune_guest_forward_begin[], dune_guest_forward_call[], dune
 
 extern const uint8_t dune_guest_begin[], dune_guest_end[], dune_guest_system_call[], dune_guest_system_call_end[];
 extern const uint8_t dune_guest_run_handler[], dune_guest_restore[], dune_guest_enter_user[], dune_guest_leave_user[];
-/* Where a symbol of entry.S is in the window. */
-uint64_t dune_guest_in_window(const uint8_t *symbol);
 
 /* ---- trap.c: ring 0, trap stack, no vector registers ---- */
 
