@@ -5,7 +5,6 @@
 
 #include <asm/prctl.h>
 #include <errno.h>
-#include <link.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -40,12 +39,6 @@ static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dune_guest_thread *_Atomic threads; /* grows only */
 static pid_t owner;                               /* the process whose threads these are */
 
-/* What is never forgotten: the process's own code and data, which also work while the lock of address spaces is held. */
-static struct piece {
-	uintptr_t begin, end;
-} pieces[1024];
-static unsigned piece_count;
-
 void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *argument), void *argument)
 {
 	for (struct dune_guest_thread *thread = atomic_load(&threads); thread; thread = thread->next)
@@ -60,7 +53,7 @@ bool dune_guest_alone(const struct dune_guest_thread *self)
 	return true;
 }
 
-/* ---- entering and leaving --------------------------------------------------------------------------- */
+/* ---- entering and leaving -------------------------------------------------------------------------- */
 
 _Static_assert(sizeof(struct dune_guest_thread) <= DUNE_PAGE_SIZE, "it is a page");
 
@@ -117,73 +110,6 @@ static struct dune_guest_thread *take_thread(void)
 	return thread;
 }
 
-static bool is_mine(const struct dl_phdr_info *object)
-{
-	uintptr_t here = (uintptr_t)dune_guest_trap;
-	bool mine = false;
-	for (unsigned i = 0; i < object->dlpi_phnum; i++) {
-		const ElfW(Phdr) *header = &object->dlpi_phdr[i];
-		if (header->p_type == PT_LOAD && here - (object->dlpi_addr + header->p_vaddr) < header->p_memsz)
-			mine = true;
-	}
-	return mine;
-}
-
-/* *first: the object with this code is wanted, for which there is always room; else the others. */
-static int note_object(struct dl_phdr_info *object, size_t size, void *first)
-{
-	(void)size;
-	if (is_mine(object) != *(const bool *)first)
-		return 0;
-	for (unsigned i = 0; i < object->dlpi_phnum; i++) {
-		const ElfW(Phdr) *header = &object->dlpi_phdr[i];
-		if (header->p_type != PT_LOAD || piece_count == sizeof pieces / sizeof *pieces)
-			continue;
-		uintptr_t begin = PGADDR(object->dlpi_addr + header->p_vaddr);
-		pieces[piece_count++] =
-			(struct piece){ begin, PGADDR(object->dlpi_addr + header->p_vaddr + header->p_memsz + PGMASK) };
-	}
-	return 0;
-}
-
-/* Mirrors the process's code and data ahead of its use: ring 0 needs some of it where it cannot ask for it. */
-static int mirror_objects(void)
-{
-	piece_count = 0;
-	dl_iterate_phdr(note_object, &(bool){ true });
-	dl_iterate_phdr(note_object, &(bool){ false });
-	for (unsigned i = 0; i < piece_count; i++)
-		for (uintptr_t at = pieces[i].begin; at < pieces[i].end; at += PGSIZE) {
-			int error = 0;
-			ptent_t *entry;
-			if (dune_vm_lookup(pgroot, (void *)at, CREATE_NONE, &entry) == 0 && *entry)
-				continue;
-			if (dune_mirror_fill(pgroot, at, 0, &error) < 0)
-				return dune_fail(error, "the process cannot be mirrored: no room for its code");
-		}
-	return 0;
-}
-
-void dune_guest_forget_all(void)
-{
-	uintptr_t from = PGSIZE;
-	dune_space_lock();
-	for (;;) {
-		/* The next piece that is kept. */
-		const struct piece *next = NULL;
-		for (unsigned i = 0; i < piece_count; i++)
-			if (pieces[i].end > from && (!next || pieces[i].begin < next->begin))
-				next = &pieces[i];
-		uintptr_t to = next ? next->begin : (uintptr_t)1 << 47;
-		if (from < to)
-			dune_space_forget(from, to, true);
-		if (!next)
-			break;
-		from = next->end;
-	}
-	dune_space_unlock();
-}
-
 static pthread_mutex_t beginning = PTHREAD_MUTEX_INITIALIZER;
 
 static void before_fork(void)
@@ -233,7 +159,7 @@ static int begin_process(void)
 	if (handlers_error)
 		return dune_fail(handlers_error, "out of memory");
 	dune_guest_install_kicks();
-	if (mirror_objects() != 0)
+	if (dune_guest_mirror_objects() != 0)
 		return -1;
 	owner = getpid();
 	return 0;
@@ -285,7 +211,7 @@ static int leave(void)
 	return 0;
 }
 
-/* ---- ring 0 ----------------------------------------------------------------------------------------- */
+/* ---- ring 3 ---------------------------------------------------------------------------------------- */
 
 static void *processor_here(void)
 {

@@ -12,6 +12,7 @@
  *   compartment.[Sc]  ring 0: runs compartments of libsthread
  *   tables.c   which page tables ring 0 runs with, replaced entries, translations that are dropped
  *   processor.c  what ring 0 needs: entry code, a processor's area, a virtual CPU's state
+ *   objects.c  the process's code and data, which are always mirrored
  *   guest.c    entering and leaving, ring 3, what dune.h promises
  *
  * The host side of a thread runs on a stack of its own while the guest may be anywhere, also in malloc() with a lock held.  So
@@ -134,10 +135,15 @@ static inline bool dune_guest_entered(void)
 bool dune_guest_alone(const struct dune_guest_thread *self);
 /* In the child of a fork, in host mode: forgets the threads of the parent. */
 void dune_guest_after_fork(void);
-/* Host side: lets everything follow the process anew that may have changed without our knowledge. */
-void dune_guest_forget_all(void);
 /* Calls the function for every thread that there is or was. */
 void dune_guest_every(void (*function)(struct dune_guest_thread *thread, void *argument), void *argument);
+
+/* ---- objects.c ---- */
+
+/* Mirrors the process's code and data ahead of its use: ring 0 needs some of it where it cannot ask for it.  Host mode. */
+int dune_guest_mirror_objects(void);
+/* Host side: lets everything else follow the process anew that may have changed without our knowledge. */
+void dune_guest_forget_all(void);
 
 /* ---- processor.c ---- */
 
