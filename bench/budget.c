@@ -68,7 +68,7 @@ static struct {
 	bool quick;
 	const char *json, *httpd;
 	struct native native;
-} options = { .json = "bench-budget.json", .httpd = "./sthread-httpd", .native = { .exit_ns = 1200, .visit_ns = 200 } };
+} options = { .json = "bench-budget.json", .httpd = HTTPS_PROGRAM, .native = { .exit_ns = 1200, .visit_ns = 200 } };
 
 /* ---- operations ------------------------------------------------------------------------------------ */
 
@@ -160,22 +160,11 @@ static void group_requests(struct measurement *measurement, void *unused)
 		{ .isolation = "none", .rung = &rungs[REQUEST_NEW_NONE] },
 		{ .isolation = "sthread", .rung = &rungs[REQUEST_NEW] },
 	};
+	const struct https_load load = { .program = options.httpd,
+					 .warm = options.quick ? 5 : 50,
+					 .samples = options.quick ? 20 : 500 };
 	(void)unused;
-#ifdef BENCH_HTTPS
-	https_prepare();
-	for (unsigned i = 0; i < sizeof runs / sizeof *runs; i++) {
-		struct https_run run = runs[i];
-		run.program = options.httpd;
-		run.warm = options.quick ? 5 : 50;
-		run.samples = options.quick ? 20 : 500;
-		https_measure(measurement, &run);
-	}
-	https_clean_up();
-#else
-	(void)measurement;
-	(void)runs;
-	measure_fail("built without the demo");
-#endif
+	https_measure(measurement, runs, sizeof runs / sizeof *runs, &load);
 }
 
 /* ---- the run --------------------------------------------------------------------------------------- */

@@ -69,7 +69,17 @@ static bool write_page(void)
 	return fclose(file) == 0;
 }
 
-void https_prepare(void)
+static void clean_up(void)
+{
+	const char *const files[] = { certificate, key, page, output };
+	for (unsigned i = 0; i < sizeof files / sizeof *files; i++)
+		unlink(files[i]);
+	rmdir(docroot);
+	rmdir(folder);
+}
+
+/* Makes a certificate and a page in a temporary folder. */
+static void prepare(void)
 {
 	if (!mkdtemp(folder))
 		measure_fail("cannot make a temporary folder: %s", strerror(errno));
@@ -79,18 +89,9 @@ void https_prepare(void)
 	in_folder(page, "www/index.html");
 	in_folder(output, "output");
 	if (mkdir(docroot, 0700) != 0 || !write_identity() || !write_page()) {
-		https_clean_up();
+		clean_up();
 		measure_fail("cannot make a certificate and a page");
 	}
-}
-
-void https_clean_up(void)
-{
-	const char *const files[] = { certificate, key, page, output };
-	for (unsigned i = 0; i < sizeof files / sizeof *files; i++)
-		unlink(files[i]);
-	rmdir(docroot);
-	rmdir(folder);
 }
 
 /* ---- the server ------------------------------------------------------------------------------------ */
@@ -107,7 +108,7 @@ static _Noreturn void give_up(const char *what)
 		kill(server, SIGKILL);
 		waitpid(server, NULL, 0);
 	}
-	https_clean_up();
+	clean_up();
 	measure_fail("%s; the server's last line: %s", what, line);
 }
 
@@ -128,7 +129,7 @@ static int find_in_output(const char *format, unsigned long values[5])
 }
 
 /* Starts the server for so many requests.  Returns its port. */
-static uint16_t start(const struct https_run *run, unsigned requests)
+static uint16_t start(const char *program, const char *isolation, unsigned requests)
 {
 	char number[16];
 	unsigned long port[5];
@@ -140,9 +141,9 @@ static uint16_t start(const struct https_run *run, unsigned requests)
 		dup2(fd, STDOUT_FILENO);
 		dup2(fd, STDERR_FILENO);
 		close(fd);
-		execl(run->program, run->program, "--listen", "127.0.0.1:0", "--cert", certificate, "--key", key,
-		      "--docroot", docroot, "--isolation", run->isolation, "--requests", number, (char *)NULL);
-		fprintf(stderr, "%s: %s\n", run->program, strerror(errno));
+		execl(program, program, "--listen", "127.0.0.1:0", "--cert", certificate, "--key", key, "--docroot",
+		      docroot, "--isolation", isolation, "--requests", number, (char *)NULL);
+		fprintf(stderr, "%s: %s\n", program, strerror(errno));
 		_exit(127);
 	}
 	for (int i = 0; i < START_SECONDS * 100; i++) {
@@ -258,22 +259,32 @@ static void ask(struct measurement *measurement, const struct https_run *run, SS
 		close_connection(tls);
 }
 
-void https_measure(struct measurement *measurement, const struct https_run *run)
+static void measure(struct measurement *measurement, const struct https_run *run, const struct https_load *load)
 {
 	double without[COUNTERS], with[COUNTERS];
+	const unsigned warm = load->warm, all = load->warm + load->samples;
 	SSL_CTX *context = SSL_CTX_new(TLS_client_method());
 	if (!context || SSL_CTX_load_verify_file(context, certificate) != 1)
 		give_up("the client's OpenSSL cannot be set up");
 	SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
 	SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
 	/* The counters of what is measured are those of two servers, one with and one without it. */
-	ask(measurement, run, context, start(run, run->warm), run->warm, run->warm);
+	ask(measurement, run, context, start(load->program, run->isolation, warm), warm, warm);
 	finish(without);
-	ask(measurement, run, context, start(run, run->warm + run->samples), run->warm, run->warm + run->samples);
+	ask(measurement, run, context, start(load->program, run->isolation, all), warm, all);
 	finish(with);
 	for (unsigned i = 0; i < COUNTERS; i++)
 		with[i] -= without[i];
 	if (strcmp(run->isolation, "none") != 0)
-		measure_add_counters(measurement, run->rung, run->samples, with);
+		measure_add_counters(measurement, run->rung, load->samples, with);
 	SSL_CTX_free(context);
+}
+
+void https_measure(struct measurement *measurement, const struct https_run *runs, size_t count,
+		   const struct https_load *load)
+{
+	prepare();
+	for (size_t i = 0; i < count; i++)
+		measure(measurement, &runs[i], load);
+	clean_up();
 }

@@ -8,22 +8,28 @@
 
 #include "measure.h"
 
+/* Where the build puts the server. */
+#define HTTPS_PROGRAM "./sthread-httpd"
+
 /* What one run of the server is for. */
 struct https_run {
-	const char *program;   /* sthread-httpd */
 	const char *isolation; /* its mode */
 	bool keep_alive;       /* all requests in one connection, else one in each */
-	unsigned warm;         /* requests before the samples */
-	unsigned samples;
 	const struct rung *rung;
 };
 
-/* Makes a certificate and a page in a temporary folder.  Ends the child that calls it if that cannot be done. */
-void https_prepare(void);
-/* Removes them. */
-void https_clean_up(void);
+/* What all runs have in common. */
+struct https_load {
+	const char *program; /* sthread-httpd */
+	unsigned warm;       /* requests before the samples */
+	unsigned samples;
+};
 
-/* Measures requests, the server's counters included.  Called from a child (measure_in_child). */
-void https_measure(struct measurement *measurement, const struct https_run *run);
+/*
+ * Measures requests, the server's counters included, one run after the other.  The server gets a certificate and a page in a
+ * temporary folder.  Called from a child (measure_in_child), which ends if that cannot be done, or if the demo was not built.
+ */
+void https_measure(struct measurement *measurement, const struct https_run *runs, size_t count,
+		   const struct https_load *load);
 
 #endif

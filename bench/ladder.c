@@ -1,11 +1,13 @@
 /* ladder.c - the rungs of bench.  See ladder.h; what rows mean in detail: docs/benchmarks.md. */
 #include "ladder.h"
 
+#include "https.h"
+
 const unsigned dirty_sizes[DIRTY_SIZES] = { 0, 8, 32, 128, 256, 512 };
 const unsigned switch_sizes[SWITCH_SIZES] = { 1, 30, 100, 300 };
 const unsigned live_sizes[LIVE_SIZES] = { 1, 10, 100, 1000, 10000 };
 
-struct ladder_options ladder = { .rounds = 3, .httpd = "./sthread-httpd" };
+struct ladder_options ladder = { .rounds = 3, .httpd = HTTPS_PROGRAM };
 
 unsigned ladder_blocks(void)
 {

@@ -10,20 +10,9 @@ void group_https(struct measurement *measurement, void *argument)
 		{ .isolation = "none", .rung = &rungs[HTTPS_KEEP_NONE], .keep_alive = true },
 		{ .isolation = "sthread", .rung = &rungs[HTTPS_KEEP], .keep_alive = true },
 	};
+	const struct https_load load = { .program = ladder.httpd,
+					 .warm = ladder.quick ? 5 : 50,
+					 .samples = ladder.quick ? 10 : 500 };
 	(void)argument;
-#ifdef BENCH_HTTPS
-	https_prepare();
-	for (unsigned i = 0; i < sizeof runs / sizeof *runs; i++) {
-		struct https_run run = runs[i];
-		run.program = ladder.httpd;
-		run.warm = ladder.quick ? 5 : 50;
-		run.samples = ladder.quick ? 10 : 500;
-		https_measure(measurement, &run);
-	}
-	https_clean_up();
-#else
-	(void)measurement;
-	(void)runs;
-	measure_fail("built without the demo");
-#endif
+	https_measure(measurement, runs, sizeof runs / sizeof *runs, &load);
 }
