@@ -20,6 +20,7 @@
 #include "dirty.h"
 #include "https.h"
 #include "lives.h"
+#include "record.h"
 
 #define OF(name)                                                                    \
 	[OPERATION + (name)] = { #name, "the operation as it is" },                 \
@@ -62,6 +63,9 @@ static const struct rung rungs[BUDGET_RUNGS] = {
 	[REQUEST_KEPT] = { "HTTPS, keep-alive, sthread", "the same" },
 	[REQUEST_NEW_NONE] = { "HTTPS, new connection, none", "connect, TLS 1.3 handshake, GET of 1 KiB, close" },
 	[REQUEST_NEW] = { "HTTPS, new connection, sthread", "the same" },
+	[RECORD] = { "a TLS record answered",
+		     "a request of 40 bytes, an answer of 1 KiB, in the process, again and again" },
+	[RECORD_AFTER_EXIT] = { "the same after a bare exit", "the exit included" },
 };
 
 static struct {
@@ -167,6 +171,12 @@ static void group_requests(struct measurement *measurement, void *unused)
 	https_measure(measurement, runs, sizeof runs / sizeof *runs, &load);
 }
 
+static void group_records(struct measurement *measurement, void *unused)
+{
+	(void)unused;
+	record_measure(measurement, &rungs[RECORD], &rungs[RECORD_AFTER_EXIT], options.quick ? 3 : 40);
+}
+
 /* ---- the run --------------------------------------------------------------------------------------- */
 
 static _Noreturn void explain(void)
@@ -218,8 +228,9 @@ static void parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	struct measurement measurement;
-	const struct rung *const first[] = { &rungs[OPERATION], NULL }, *const requests[] = { &rungs[REQUEST_KEPT],
-											      NULL };
+	const struct rung *const first[] = { &rungs[OPERATION], NULL },
+				 *const requests[] = { &rungs[REQUEST_KEPT], NULL },
+				 *const records[] = { &rungs[RECORD], &rungs[RECORD_AFTER_EXIT], NULL };
 	parse(argc, argv);
 	measure_start(&measurement, rungs, BUDGET_RUNGS);
 	size_t size = BUDGET_OPERATIONS * sizeof *budget.counted;
@@ -230,6 +241,7 @@ int main(int argc, char **argv)
 	}
 	measure_in_child(&measurement, group_operations, NULL, first);
 	measure_in_child(&measurement, group_requests, NULL, requests);
+	measure_in_child(&measurement, group_records, NULL, records);
 	budget_print(&measurement, budget.counted);
 	budget_print_native(&measurement, budget.counted, &options.native);
 	if (budget_write_json(&measurement, budget.counted, &options.native, options.json) != 0) {

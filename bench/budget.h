@@ -4,6 +4,7 @@
  * budget.c        what is measured: unit costs, operations as they are and played (tape.h), requests
  * budget_table.c  what they add up to, and what they would where ring 0 is native
  * unit_costs.c    the unit costs
+ * record.c        one more: code that runs after an exit
  * tape.c          operations without their exits
  */
 #ifndef BENCH_BUDGET_H
@@ -33,6 +34,8 @@ enum {
 	REQUEST_KEPT,
 	REQUEST_NEW_NONE,
 	REQUEST_NEW,
+	RECORD, /* not isolated (record.h), */
+	RECORD_AFTER_EXIT,
 	BUDGET_RUNGS
 };
 

@@ -133,6 +133,11 @@ static struct sum request_sum(const struct measurement *measurement, bool kept,
 	add(&sum, "clock_gettime", clocks_for(&counted[BUDGET_GATE], exits), median(measurement, UNIT_CLOCK));
 	sum.supervisor = requests_supervisor(measurement, rung, kept ? 1 : 2, counted);
 	add(&sum, "the supervisor's own instructions", 1, sum.supervisor);
+	/* An estimate: what runs after an exit, inside and outside, is about as much code as a record's. */
+	double cold =
+		median(measurement, RECORD_AFTER_EXIT) - median(measurement, RECORD) - median(measurement, UNIT_EXIT);
+	if (!isnan(cold))
+		add(&sum, "code that an exit has made slow", exits, cold);
 	return sum;
 }
 
@@ -181,19 +186,26 @@ static void print_run_loop(const struct sum *sum, const struct counted *counted)
 	       print_duration(sum->run_loop - exits, text), 100 * (sum->run_loop - exits) / sum->measured);
 }
 
-void budget_print(const struct measurement *measurement, const struct counted counted[BUDGET_OPERATIONS])
+static void print_unit(const struct measurement *measurement, int unit)
 {
 	char text[16];
-	const char *problem = measure_result(measurement, &measurement->rungs[OPERATION])->problem;
+	const struct rung *rung = &measurement->rungs[unit];
+	const char *problem =
+		measure_result(measurement, unit < UNITS ? &measurement->rungs[OPERATION] : rung)->problem;
+	if (isnan(median(measurement, unit)))
+		printf("%-*s not measured: %s\n", NAME, rung->name, problem);
+	else
+		printf("%-*s %10s  %s\n", NAME, rung->name, print_duration(median(measurement, unit), text),
+		       rung->includes);
+}
+
+void budget_print(const struct measurement *measurement, const struct counted counted[BUDGET_OPERATIONS])
+{
 	printf("%-*s %10s  %s\n", NAME, "one of them, alone", "median", "");
-	for (int i = 0; i < UNITS; i++) {
-		const struct rung *rung = &measurement->rungs[i];
-		if (isnan(median(measurement, i)))
-			printf("%-*s not measured: %s\n", NAME, rung->name, problem);
-		else
-			printf("%-*s %10s  %s\n", NAME, rung->name, print_duration(median(measurement, i), text),
-			       rung->includes);
-	}
+	for (int i = 0; i < UNITS; i++)
+		print_unit(measurement, i);
+	print_unit(measurement, RECORD);
+	print_unit(measurement, RECORD_AFTER_EXIT);
 	printf("\n%-*s %10s %10s %10s %6s\n", NAME, "budget on this host", "number", "each", "together", "");
 	for (int i = 0; i < BUDGET_OPERATIONS + 2; i++) {
 		struct sum sum = sum_of(measurement, i, counted);
@@ -326,6 +338,9 @@ int budget_write_json(const struct measurement *measurement, const struct counte
 	fputs("{\n  \"units\": {", file);
 	for (int i = 0; i < UNITS; i++)
 		write_number(file, i ? ",\n    " : "\n    ", measurement->rungs[i].name, median(measurement, i));
+	write_number(file, ",\n    ", measurement->rungs[RECORD].name, median(measurement, RECORD));
+	write_number(file, ",\n    ", measurement->rungs[RECORD_AFTER_EXIT].name,
+		     median(measurement, RECORD_AFTER_EXIT));
 	write_number(file, "\n  },\n  \"assumed\": { ", "exit_ns", native->exit_ns);
 	write_number(file, ", ", "visit_ns", native->visit_ns);
 	fputs(" },\n  \"operations\": [", file);
