@@ -101,6 +101,8 @@ void address_space_learn(struct address_space *space);
 bool address_space_settle(struct address_space *space);
 /* Gives it back after a life. */
 void address_space_release(struct address_space *space);
+/* Makes a private page what its origin is. */
+void private_page_restore(const struct private_page *page);
 /* Whether a private page is another than its origin. */
 bool private_page_differs(const struct private_page *page);
 /* Begins a life: new instance, fresh randomness and canary.  quiet_random: getrandom() may be answered without the supervisor

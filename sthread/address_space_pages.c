@@ -316,10 +316,9 @@ static int rebase_page(struct address_space *space, uint64_t address, struct edi
 	if (*entry & DUNE_PTE_PRIVATE) {
 		struct private_page *page = find_private(space, address);
 		page->origin = value & DUNE_PTE_FRAME;
-		space_mark_written(entry);         /* it is no copy of that */
-		if (!space->lives && page->origin) /* else it is restored before the next one */
-			memcpy(dune_physical_at(supervisor.machine, page->frame),
-			       dune_physical_at(supervisor.machine, page->origin), DUNE_PAGE_SIZE);
+		space_mark_written(entry); /* it is no copy of that */
+		if (!space->lives)         /* else it is restored before the next one */
+			private_page_restore(page);
 		return 0;
 	}
 	if (space->lives && *entry & DUNE_PTE_PRESENT)

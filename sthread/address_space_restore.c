@@ -32,7 +32,7 @@ bool private_page_differs(const struct private_page *page)
 	return memcmp(dune_physical_at(machine, page->frame), origin, DUNE_PAGE_SIZE) != 0;
 }
 
-static void copy(const struct private_page *page)
+void private_page_restore(const struct private_page *page)
 {
 	const struct dune_machine *machine = supervisor.machine;
 	if (page->origin)
@@ -77,7 +77,7 @@ static size_t restore_dirty(struct address_space *space, bool look)
 		const bool in_any_case = page->always || page->habit, stays = in_any_case && !look;
 		const bool dirty = stays ? is_dirty(page->entry) : take_dirty(page->entry);
 		if (dirty || in_any_case) {
-			copy(page);
+			private_page_restore(page);
 			copied++;
 		}
 		taken = taken || (dirty && !stays);
@@ -98,7 +98,7 @@ static size_t restore_all(struct address_space *space, bool look)
 	for (size_t i = 0; i < space->page_count; i++) {
 		struct private_page *page = &space->pages[i];
 		if (!look || private_page_differs(page)) {
-			copy(page);
+			private_page_restore(page);
 			copied++;
 			page->clean = look ? 0 : page->clean;
 		} else {

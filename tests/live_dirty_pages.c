@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "address_space_parts.h"
+#include "compartment.h"
 #include "kvm/tags.h"
 #include "live.h"
 
@@ -465,6 +466,66 @@ static void lives_of_templates(void)
 BY_DIRTY_BITS(lives_of_templates)
 BY_COPIES(lives_of_templates)
 
+/* Memory like the template's, in a life that does not begin from it. */
+static void *find_block(void *unused)
+{
+	uint8_t *block = mmap(NULL, EACH * PAGE, BOTH, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t found = differing(block, EACH * PAGE, 0) + differing(zeros, sizeof zeros, 0);
+	(void)unused;
+	sthread_park();
+	return (void *)found;
+}
+
+/* Spaces that were taken for lives of the policy, all at the same time, and not run. */
+static void take_and_release(const sc_t *sc, stcb_t body, unsigned count)
+{
+	struct address_space *spaces[3];
+	unsigned ready = 0;
+	CU_ASSERT_FATAL(count <= 3);
+	supervisor_lock();
+	const struct policy *policy = policy_new(sc, POLICY_FOR_ONE_LIFE);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(policy);
+	for (unsigned i = 0; i < count; i++) {
+		spaces[i] = address_space_take_own(policy, template_state(policy), (uint64_t)body);
+		CU_ASSERT_PTR_NOT_NULL_FATAL(spaces[i]);
+		ready += !spaces[i]->lives && spaces[i]->page_count >= EACH;
+	}
+	for (unsigned i = 0; i < count; i++)
+		address_space_release(spaces[i]);
+	policy_put(policy);
+	supervisor_unlock();
+	CU_ASSERT(ready > 0);
+}
+
+static void unused_spaces_show_no_old_template(void)
+{
+	tag_t tag = tag_new();
+	uint8_t *value = smalloc(tag, 1);
+	sthread_t lives[3];
+	sc_t granting, sc, bare;
+	CU_ASSERT_PTR_NOT_NULL_FATAL(value);
+	*value = 0x30;
+	sc_init(&granting);
+	sc_mem_add(&granting, tag, PROT_READ);
+	sc_init(&sc);
+	sc_init(&bare);
+	sc_template_t template = sc_template(&granting, fill_template, value);
+	CU_ASSERT_FATAL(template >= 0 && sc_start_from(&sc, template) == 0);
+	ASSERT_RETURNED(live_run(&sc, look_at_template, (void *)(uintptr_t)(0x30 | WRITE_PAGES)), 0);
+	take_and_release(&sc, look_at_template, 3);
+	ASSERT_EQUAL(sc_template_destroy(template), 0);
+	uint64_t spaces = statistics().address_spaces;
+	for (unsigned i = 0; i < 3; i++)
+		ASSERT_EQUAL(live_create(&lives[i], &bare, find_block, NULL), 0);
+	ASSERT_EQUAL(statistics().address_spaces, spaces); /* control: they are those */
+	for (unsigned i = 0; i < 3; i++) {
+		ASSERT_EQUAL(live_step(lives[i]), 0);
+		ASSERT_RETURNED(live_join(lives[i]), 0);
+	}
+}
+BY_DIRTY_BITS(unused_spaces_show_no_old_template)
+BY_COPIES(unused_spaces_show_no_old_template)
+
 /* ---- what lives have stopped writing to ------------------------------------------------------------ */
 
 static void *write_or_park(void *pages)
@@ -765,6 +826,8 @@ static const struct harness_test tests[] = {
 	{ "a fresh gate finds no earlier message, by dirty bits", gates_by_dirty_bits, HARNESS_FORK },
 	{ "a fresh gate finds no earlier message, by what was copied", gates_by_copies, HARNESS_FORK },
 	TWICE("lives of a template begin with what it has now", lives_of_templates),
+	TWICE("a space that was made ready and not used shows nothing of a template that is gone",
+	      unused_spaces_show_no_old_template),
 	TWICE("pages that lives have stopped writing to are given back, others stay", unwritten_pages_are_given_back),
 	TWICE("what was given back is not prepared in new address spaces either", new_spaces_forget_too),
 	TWICE("growth is bounded at once and gone after a while", growth_does_not_stay),
