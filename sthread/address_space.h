@@ -31,8 +31,9 @@ struct private_page {
 	bool always; /* copied for each life: its origin, or what the supervisor stores in it, changes between lives */
 	bool stays;  /* never given back */
 	bool habit;  /* copied for each life: each of the last ones has written to it */
-	uint8_t written; /* how many lives running have written to it, up to a bound */
-	uint16_t clean;  /* how often it was looked at and found as it should be, up to now and without a break */
+	bool unwritten; /* it is about to be given back */
+	uint8_t written; /* how many lives running have written to it, up to a bound; of a habit those after looks count */
+	uint16_t clean; /* how often it was looked at and found as it should be, up to now and without a break */
 };
 
 struct address_space {

@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include "address_space_parts.h"
 
-#include <errno.h>
 #include <stdlib.h>
 
 #include "tag.h"
@@ -22,7 +21,7 @@ enum {
 	REBINDS_FOR_ONE = 4,     /* lives of a shape that had to have tags taken away, for one address space more */
 	KEPT_PAGES = 1024,       /* private pages an idle address space keeps; more are given back */
 	GIVEN_BACK = 128,        /* pages of which it is remembered how often they have come back, */
-	RETURNS_MAX = 3,         /* up to so often; each makes them stay */
+	RETURNS_MAX = 2,         /* up to so often; each makes them stay */
 	LONGER = 4,              /* so much longer */
 };
 
@@ -52,17 +51,22 @@ static struct working_set *working_set_of(uint64_t shape)
 	return set;
 }
 
+static bool is_known(const struct working_set *set, uint64_t address)
+{
+	for (size_t i = 0; i < set->count; i++)
+		if (set->addresses[i] == address)
+			return true;
+	return false;
+}
+
 /* A life may have been hostile, and later ones shall not pay for it: pages that lie far from all others need a page table
  * each. */
 static void add_to_set(struct working_set *set, uint64_t address)
 {
 	bool near = false;
-	for (size_t i = 0; i < set->count; i++) {
-		if (set->addresses[i] == address)
-			return;
+	for (size_t i = 0; i < set->count; i++)
 		near = near || set->addresses[i] / DUNE_LARGE_PAGE_SIZE == address / DUNE_LARGE_PAGE_SIZE;
-	}
-	if (!near && set->tables == WORKING_SET_TABLES)
+	if (set->count == WORKING_SET_PAGES || (!near && set->tables == WORKING_SET_TABLES))
 		return;
 	set->tables += !near;
 	set->addresses[set->count++] = address;
@@ -92,19 +96,26 @@ static struct given_back *find_given_back(struct working_set *set, uint64_t addr
 	return NULL;
 }
 
-/* Where there is no room left, one that has not come back gives way. */
+/* One of those that have come back least, each in its turn. */
+static struct given_back *least_given_back(struct working_set *set)
+{
+	struct given_back *least = NULL;
+	for (size_t i = 0; i < GIVEN_BACK; i++) {
+		struct given_back *entry = &set->given_back[(set->given_back_next + i) % GIVEN_BACK];
+		if (!least || entry->returns < least->returns)
+			least = entry;
+	}
+	set->given_back_next = (size_t)(least - set->given_back) + 1;
+	return least;
+}
+
 static void note_given_back(struct working_set *set, uint64_t address)
 {
 	if (find_given_back(set, address))
 		return;
 	struct given_back *entry =
-		set->given_back_count < GIVEN_BACK ? &set->given_back[set->given_back_count++] : NULL;
-	for (size_t tries = 0; tries < GIVEN_BACK && !entry; tries++) {
-		entry = &set->given_back[set->given_back_next++ % GIVEN_BACK];
-		entry = entry->returns ? NULL : entry;
-	}
-	if (entry)
-		*entry = (struct given_back){ .address = address };
+		set->given_back_count < GIVEN_BACK ? &set->given_back[set->given_back_count++] : least_given_back(set);
+	*entry = (struct given_back){ .address = address };
 }
 
 static void note_return(struct working_set *set, uint64_t address)
@@ -128,10 +139,11 @@ void space_learn(const struct address_space *space)
 	size_t end =
 		space->learned + LEARN_PAGES < space->page_count ? space->learned + LEARN_PAGES : space->page_count;
 	for (size_t i = space->learned; i < end; i++) {
-		note_return(set, space->pages[i].address);
-		if (set->count < WORKING_SET_PAGES &&
-		    tag_at(space->pages[i].address) < 0) /* the next life may have another tag */
-			add_to_set(set, space->pages[i].address);
+		uint64_t address = space->pages[i].address;
+		if (tag_at(address) >= 0 || is_known(set, address)) /* the next life may have another tag */
+			continue;
+		note_return(set, address);
+		add_to_set(set, address);
 	}
 }
 
@@ -160,35 +172,49 @@ bool space_rebinds_often(uint64_t shape)
 
 /* ---- giving back ----------------------------------------------------------------------------------- */
 
-/* Where faults are most expensive, one and the edit before it cost as much as some hundred copies of the page: a page that is
- * written in one life of twenty had better stay, and mostly does. */
-static bool is_unwritten(const struct address_space *space, size_t page)
+/* Where faults are most expensive, one and the edit before it cost as much as some hundred copies of the page: one that is
+ * written to now and then had better stay. */
+static bool has_been_unwritten(struct working_set *set, const struct private_page *page)
 {
-	const struct private_page *found = &space->pages[page];
-	if (found->clean < ADDRESS_SPACE_LOOKS_CLEAN || found->stays)
-		return false;
-	struct working_set *set = working_set_of(space->shape);
-	const struct given_back *before = set ? find_given_back(set, found->address) : NULL;
 	unsigned looks = ADDRESS_SPACE_LOOKS_CLEAN;
+	if (page->clean < looks || page->stays)
+		return false;
+	const struct given_back *before = set ? find_given_back(set, page->address) : NULL;
 	for (unsigned i = 0; before && i < before->returns; i++)
 		looks *= LONGER;
-	return found->clean >= looks;
+	return page->clean >= looks;
+}
+
+static bool is_unwritten(const struct address_space *space, size_t page)
+{
+	return space->pages[page].unwritten;
 }
 
 int space_forget_unwritten(struct address_space *space)
 {
 	struct working_set *set = working_set_of(space->shape);
-	size_t before = space->page_count;
+	size_t count = 0;
 	if (!address_space_forgets(space))
 		return 0;
-	for (size_t i = 0; set && i < space->page_count; i++)
-		if (is_unwritten(space, i)) {
-			take_from_set(set, space->pages[i].address);
-			note_given_back(set, space->pages[i].address);
+	for (size_t i = 0; i < space->page_count; i++)
+		count += space->pages[i].unwritten = has_been_unwritten(set, &space->pages[i]);
+	uint64_t *addresses = count ? malloc(count * sizeof *addresses) : NULL;
+	if (!addresses)
+		return 0; /* another time */
+	count = 0;
+	for (size_t i = 0; i < space->page_count; i++)
+		if (space->pages[i].unwritten)
+			addresses[count++] = space->pages[i].address;
+	bool given_back = space_give_back(space, is_unwritten) == 0;
+	for (size_t i = 0; i < count && given_back && set; i++)
+		if (tag_at(addresses[i]) < 0) {
+			take_from_set(set, addresses[i]);
+			note_given_back(set, addresses[i]);
 		}
-	if (space_give_back(space, is_unwritten) != 0)
-		return space->poisoned ? -1 : 0; /* another time */
-	supervisor.statistics.pages_released += before - space->page_count;
+	free(addresses);
+	if (!given_back)
+		return space->poisoned ? -1 : 0;
+	supervisor.statistics.pages_released += count;
 	return 0;
 }
 

@@ -55,9 +55,8 @@ static bool take_dirty(uint64_t *entry)
 	return true;
 }
 
-static void note_written(struct address_space *space, struct private_page *page, bool written)
+static void note_habit(struct address_space *space, struct private_page *page, bool written)
 {
-	page->clean = written ? 0 : page->clean;
 	page->written = !written ? 0 : page->written < HABIT_LIVES ? page->written + 1 : HABIT_LIVES;
 	bool habit = page->written == HABIT_LIVES && !page->always && !supervisor.no_habits &&
 		     (page->habit || space->habits < HABITS);
@@ -68,7 +67,7 @@ static void note_written(struct address_space *space, struct private_page *page,
 /* Returns how many pages were copied. */
 static size_t restore_dirty(struct address_space *space, bool look)
 {
-	/* Bits that were left from life to life are taken away for a look, and then tell of one life. */
+	/* A bit that is left tells of the lives since the last look, and right after that of one. */
 	const bool looked = space->lives % ADDRESS_SPACE_LOOK == 1;
 	size_t copied = 0, habits = 0;
 	bool taken = false;
@@ -81,9 +80,9 @@ static size_t restore_dirty(struct address_space *space, bool look)
 			copied++;
 		}
 		taken = taken || (dirty && !stays);
+		page->clean = dirty ? 0 : page->clean + look;
 		if (!in_any_case || looked)
-			note_written(space, page, dirty);
-		page->clean += !dirty && (in_any_case ? looked : look);
+			note_habit(space, page, dirty);
 		habits += page->habit;
 	}
 	space->habits = habits;

@@ -631,7 +631,7 @@ static void what_comes_back_stays_longer(void)
 		ASSERT_RETURNED(life, 0);
 		returns += life.info.pages_copied > 0;
 	}
-	/* After 192 lives, and 768 more: four times as long. */
+	/* After 192 lives, and after 768 more: four times as long. */
 	ASSERT_EQUAL(returns, by_dirty_bits() ? 0 : 2);
 }
 BY_DIRTY_BITS(what_comes_back_stays_longer)

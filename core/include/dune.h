@@ -60,8 +60,8 @@ struct dune_host {
 	double trap_nanoseconds; /* median of a page fault in ring 3, reported by an exit, and back */
 	double call_nanoseconds; /* median of a system call in ring 3, reported by an exit, and back */
 	bool ring3_clocks;       /* compartments read clocks from the time-stamp counter, without a call */
-	/* What is restored of a finished sthread: the pages that the dirty bits tell.  NULL; or else all that were copied,
-	 * because of this. */
+	/* What is restored of a finished sthread.  NULL: the pages that the dirty bits tell, and a few in any case; else all that
+	 * were copied, because of this. */
 	const char *recycling_copies;
 	bool dirty_bits_cached; /* a dirty bit that is cleared stays clear until the TLB is flushed */
 };
@@ -371,8 +371,8 @@ struct dune_procmap_entry {
 	uintptr_t begin, end;
 	uint64_t offset;
 	bool r, w, x, p; /* readable, writable, executable, private */
-	char *path;      /* never NULL; valid during the callback; of a file without a name left it ends in " (deleted)" */
-	int type;        /* PROCMAP_TYPE_... */
+	char *path; /* never NULL; valid during the callback; of a file without a name left it ends in " (deleted)" */
+	int type;   /* PROCMAP_TYPE_... */
 };
 
 typedef void (*dune_procmap_cb)(const struct dune_procmap_entry *entry);
