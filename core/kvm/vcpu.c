@@ -504,7 +504,8 @@ static int enter(struct dune_vcpu *vcpu)
 	int error = result < 0 ? errno : 0;
 	atomic_store_explicit(&vcpu->running, false, memory_order_release);
 	vcpu->exits++;
-	vcpu->interrupted += error == EINTR;
+	/* One that comes in ring 0 exits once more, when ring 3 is reached. */
+	vcpu->interrupted += error ? error == EINTR : vcpu->run->exit_reason == KVM_EXIT_IRQ_WINDOW_OPEN;
 	return error;
 }
 
