@@ -17,7 +17,7 @@
 
 #define GUEST_VECTORS 256
 #define GUEST_STUB_SIZE 16
-#define GUEST_VECTOR_EVENT 240       /* the host side has something for this thread */
+#define GUEST_VECTOR_EVENT 240 /* the host side has something for this thread */
 #define VECTOR_GENERAL_PROTECTION 13
 #define GUEST_VECTOR_SYSTEM_CALL 256 /* not the processor's: how the dispatcher knows */
 
@@ -108,10 +108,10 @@
 #define PORT_GUEST 0x14
 #define GUEST_CALL_FILL \
 	1 /* RDI = address, RSI = error code, RDX = trap frame: mirror it; 1 done, 0 not the process's */
-#define GUEST_CALL_NESTED 2 /* RDI = trap frame of a fault inside the entry code; comes back when it can go on there */
-#define GUEST_CALL_DIE 3    /* RDI = trap frame, RSI = vector, RDX = address: report, and end the process */
-#define GUEST_CALL_LEAVE 4  /* RDI = stack pointer */
-#define GUEST_CALL_SIGNAL 5 /* RDI = trap frame, RSI = struct dune_guest_signal: its default action */
+#define GUEST_CALL_NESTED 2  /* RDI = trap frame of a fault inside the entry code; comes back when it can go on there */
+#define GUEST_CALL_DIE 3     /* RDI = trap frame, RSI = vector, RDX = address: report, and end the process */
+#define GUEST_CALL_LEAVE 4   /* RDI = stack pointer */
+#define GUEST_CALL_SIGNAL 5  /* RDI = trap frame, RSI = struct dune_guest_signal: its default action */
 #define GUEST_CALL_INSTALL 6 /* RDI = number of a signal whose handler has changed */
 
 /*

@@ -25,7 +25,8 @@
 #define WINDOW_LIFE_END 0x41f90000
 
 /* Fifth GiB: in the roots of Dune's mirror only. */
-#define WINDOW_MIRROR_PROCESSORS 0xfc0000000 /* areas of its virtual CPUs: the last GiB, where no compartment has pages */
+#define WINDOW_MIRROR_PROCESSORS \
+	0xfc0000000 /* areas of its virtual CPUs: the last GiB, where no compartment has pages */
 
 /* struct dune_life */
 #define LIFE_PROCESS_ID 0
@@ -34,7 +35,7 @@
 #define LIFE_CLOCK_ENTRIES 32
 #define LIFE_CLOCK_COUNTER 40
 #define LIFE_CLOCK_BASE 48
-#define LIFE_DIRECT 2048 /* which direct calls it may make: pairs {handle, offset from WINDOW_DIRECT}, */
+#define LIFE_DIRECT 2048      /* which direct calls it may make: pairs {handle, offset from WINDOW_DIRECT}, */
 #define LIFE_DIRECT_COUNT 256 /* found by the handle's lowest byte */
 
 /* struct dune_random */
