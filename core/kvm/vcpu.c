@@ -1,9 +1,10 @@
-/* vcpu.c - see vcpu.h.  Law 5 of the design (a clean virtual CPU) is kept here. */
+/*
+ * vcpu.c - loading a context into a virtual CPU, running it, leaving.  See vcpu.h.
+ * Law 5 of the design (a clean virtual CPU) is kept here.
+ */
 #define _GNU_SOURCE
-#include "kvm/vcpu.h"
-#include "kvm/clock.h"
+#include "kvm/vcpu_parts.h"
 #include "kvm/direct.h"
-#include "kvm/mirror.h"
 #include "kvm/tags.h"
 
 #include <asm/prctl.h>
@@ -12,45 +13,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* RFLAGS (Intel SDM vol. 1, 3.4.3): what a compartment may set, and what is always set (bit 1 and IF). */
+/* RFLAGS: what a compartment may set, beside FLAGS_ALWAYS. */
 #define FLAGS_USER ((uint64_t)0x240cd5)
-#define FLAGS_ALWAYS ((uint64_t)0x202)
 
 enum {
-	CR4_PAE = 1 << 5,
-	CR4_OSFXSR = 1 << 9,
-	CR4_OSXMMEXCPT = 1 << 10,
-	CR4_UMIP = 1 << 11,
-	CR4_PCIDE = 1 << 17,
-	CR4_OSXSAVE = 1 << 18,
-	CR4_SMEP = 1 << 20,
-	CR4_SMAP = 1 << 21
-};
-enum {
-	MSR_STAR = 0xc0000081,
-	MSR_LSTAR = 0xc0000082,
-	MSR_CSTAR = 0xc0000083,
-	MSR_SFMASK = 0xc0000084,
-	MSR_KERNEL_GS_BASE = 0xc0000102
-};
-enum {
-	VECTOR_PAGE_FAULT = 14,
-	MIRROR_NUMBERS = 1 << 20 /* numbers of the mirror's virtual CPUs begin here */
+	VECTOR_PAGE_FAULT = 14
 };
 
-static _Thread_local struct dune_vcpu *own __attribute__((tls_model("initial-exec")));
-static _Thread_local struct dune_vcpu *own_mirror __attribute__((tls_model("initial-exec")));
 const struct dune_vcpu_local *dune_vcpu_local;
-
-static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct dune_vcpu *pool; /* virtual CPUs whose threads have ended */
-static struct dune_vcpu *every;
-static pthread_key_t thread_end, thread_end_mirror;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static const char *const exit_names[] = {
 	[KVM_EXIT_UNKNOWN] = "UNKNOWN",
@@ -78,402 +51,7 @@ const char *dune_exit_name(unsigned reason)
 	return reason < sizeof exit_names / sizeof *exit_names && exit_names[reason] ? exit_names[reason] : "unnamed";
 }
 
-/* ---- kicks ----------------------------------------------------------------------------------------- */
-
-int dune_kick_signal(void)
-{
-	return SIGRTMAX - 2;
-}
-
-/* Async-signal-safe.  KVM_RUN returns EINTR by itself if it was under way; the flag closes the race before it.  Whose kick
- * it is if nothing runs is not known: then it is both's. */
-static void on_kick(int number)
-{
-	(void)number;
-	struct dune_vcpu *const mine[] = { own, own_mirror };
-	bool running = false;
-	for (unsigned i = 0; i < 2; i++)
-		if (mine[i] && atomic_load_explicit(&mine[i]->running, memory_order_relaxed)) {
-			struct dune_vcpu *carrier = atomic_load(&mine[i]->carrier);
-			mine[i]->run->immediate_exit = 1;
-			if (carrier)
-				carrier->run->immediate_exit = 1;
-			atomic_fetch_add_explicit(&mine[i]->kicks, 1, memory_order_seq_cst);
-			running = true;
-		}
-	for (unsigned i = 0; i < 2 && !running; i++)
-		if (mine[i])
-			atomic_store_explicit(&mine[i]->kicked, true, memory_order_relaxed);
-}
-
-void dune_vcpu_kick(struct dune_vcpu *vcpu)
-{
-	if (atomic_load(&vcpu->running))
-		pthread_kill(vcpu->thread, dune_kick_signal());
-}
-
-void dune_vcpu_interrupt_own(struct dune_vcpu *vcpu)
-{
-	atomic_store_explicit(&vcpu->kicked, true, memory_order_relaxed);
-	if (atomic_load_explicit(&vcpu->running, memory_order_relaxed))
-		vcpu->run->immediate_exit = 1;
-}
-
-void dune_vcpu_forget_kick(struct dune_vcpu *vcpu)
-{
-	atomic_store_explicit(&vcpu->kicked, false, memory_order_relaxed);
-}
-
-/* ---- making and resetting -------------------------------------------------------------------------- */
-
-static struct kvm_segment segment(unsigned selector, unsigned type, unsigned privilege, bool code)
-{
-	return (struct kvm_segment){ .limit = ~0u,
-				     .selector = selector,
-				     .type = type,
-				     .present = 1,
-				     .dpl = privilege,
-				     .s = 1,
-				     .g = 1,
-				     .l = code,
-				     .db = !code };
-}
-
-static struct kvm_segment unusable(uint64_t base)
-{
-	return (struct kvm_segment){ .base = base, .unusable = 1 };
-}
-
-enum {
-	CODE = 11,
-	DATA = 3
-}; /* types: accessed, readable code; accessed, writable data */
-
-static void set_user_segments(struct kvm_sregs *sregs, uint64_t fs_base, uint64_t gs_base)
-{
-	sregs->cs = segment(SELECTOR_USER_CODE, CODE, 3, true);
-	sregs->ss = segment(SELECTOR_USER_DATA, DATA, 3, false);
-	sregs->ds = sregs->es = unusable(0);
-	sregs->fs = unusable(fs_base);
-	sregs->gs = unusable(gs_base);
-}
-
-static void set_monitor_segments(struct kvm_sregs *sregs)
-{
-	sregs->cs = segment(SELECTOR_KERNEL_CODE, CODE, 0, true);
-	sregs->ss = segment(SELECTOR_KERNEL_DATA, DATA, 0, false);
-	sregs->ds = sregs->es = sregs->fs = sregs->gs = unusable(0);
-}
-
-static uint64_t in_monitor(const struct dune_vcpu *vcpu, const uint8_t *symbol)
-{
-	return vcpu->machine->window + WINDOW_MONITOR + (symbol - dune_monitor_begin);
-}
-
-/* Where SYSCALL goes: into the monitor, or where it stays in ring 3, into the trampoline. */
-static uint64_t call_entry(const struct dune_vcpu *vcpu)
-{
-	const struct dune_machine *machine = vcpu->machine;
-	if (machine->host.ring0_native)
-		return in_monitor(vcpu, vcpu->mirror ? dune_monitor_forward : dune_monitor_syscall);
-	return vcpu->mirror ? machine->window + WINDOW_TRAMPOLINE + (dune_trampoline_forward - dune_trampoline_begin) :
-			      machine->trampoline_syscall;
-}
-
-int dune_vcpu_reset(struct dune_vcpu *vcpu)
-{
-	const struct dune_machine *machine = vcpu->machine;
-	const struct dune_host *host = &machine->host;
-	struct kvm_sregs sregs;
-	dune_tags_forget(vcpu); /* first: whatever comes of this, nothing is known of what it has cached */
-	vcpu->generation = 0;
-	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) != 0)
-		return -1;
-	sregs.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
-	sregs.cr2 = 0;
-	sregs.cr3 = vcpu->edit_root;
-	sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (machine->os_xsave ? CR4_OSXSAVE : 0) |
-		    (host->smep ? CR4_SMEP : 0) | (host->smap ? CR4_SMAP : 0) | (host->umip ? CR4_UMIP : 0) |
-		    (machine->tags_used && !vcpu->mirror ? CR4_PCIDE : 0);
-	sregs.efer = 0xd01; /* NXE LMA LME SCE */
-	uint64_t descriptors = machine->window + WINDOW_DESCRIPTORS;
-	sregs.idt = (struct kvm_dtable){ .base = descriptors, .limit = VECTOR_COUNT * 16 - 1 };
-	sregs.gdt = (struct kvm_dtable){ .base = descriptors + DUNE_PAGE_SIZE, .limit = DESCRIPTOR_COUNT * 8 - 1 };
-	sregs.tr = (struct kvm_segment){ .base = vcpu->area_address,
-					 .limit = sizeof(struct dune_tss) - 1,
-					 .selector = SELECTOR_TSS,
-					 .present = 1,
-					 .type = 11 };
-	sregs.ldt = unusable(0);
-	set_monitor_segments(&sregs);
-	memset(sregs.interrupt_bitmap, 0, sizeof sregs.interrupt_bitmap);
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entries[5];
-	} msrs = { { .nmsrs = host->ring0_native ? 5 : 4 },
-		   { { .index = MSR_STAR,
-		       .data = (uint64_t)SELECTOR_SYSRET_BASE << 48 | (uint64_t)SELECTOR_KERNEL_CODE << 32 },
-		     { .index = MSR_LSTAR, .data = call_entry(vcpu) },
-		     { .index = MSR_CSTAR,
-		       .data = machine->window + WINDOW_MONITOR + VECTOR_FORBIDDEN * VECTOR_STUB_SIZE },
-		     { .index = MSR_SFMASK, .data = 0x257fd5 },
-		     { .index = MSR_KERNEL_GS_BASE,
-		       .data = vcpu->area_address + offsetof(struct dune_processor_area, direct) } } };
-	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW };
-	struct kvm_debugregs debug = { .dr6 = 0xffff0ff0, .dr7 = 0x400 };
-	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
-	struct kvm_regs regs = { .rflags = FLAGS_ALWAYS };
-	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .xcr = 0, .value = host->vector_components } } };
-	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) != 0 ||
-	    ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.head.nmsrs || ioctl(vcpu->fd, KVM_SET_REGS, &regs) != 0 ||
-	    ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) != 0 || ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug) != 0 ||
-	    (machine->os_xsave && ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs) != 0))
-		return -1;
-	ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable); /* only after SHUTDOWN does it matter; refused without an APIC */
-	vcpu->run->s.regs.sregs = sregs;
-	vcpu->run->kvm_dirty_regs = 0;
-	vcpu->run->immediate_exit = 0;
-	vcpu->tenant = 0;
-	vcpu->pending = false;
-	return 0;
-}
-
-enum {
-	AREA_PAGES = WINDOW_PROCESSOR_SIZE / DUNE_PAGE_SIZE
-};
-
-/* Maps the area's pages, which are new and zero, below the edit root and with it wherever the GiB is shared. */
-static int map_area(struct dune_vcpu *vcpu, struct dune_tables *tables, uint64_t frames)
-{
-	for (unsigned i = 0; i < AREA_PAGES; i++) {
-		uint64_t *entry =
-			dune_tables_entry(tables, vcpu->edit_root, vcpu->area_address + i * DUNE_PAGE_SIZE, true);
-		if (!entry)
-			return dune_fail(ENOMEM, "no page-table page left");
-		*entry = (frames + i * DUNE_PAGE_SIZE) | DUNE_PTE_PRESENT | DUNE_PTE_NO_EXECUTE |
-			 (i ? DUNE_PTE_WRITE : 0);
-	}
-	return 0;
-}
-
-static int lay_out_area(struct dune_vcpu *vcpu)
-{
-	struct dune_machine *machine = vcpu->machine;
-	vcpu->edit_root = machine->edit_root;
-	vcpu->area_address = machine->window + WINDOW_PROCESSORS + machine->processor_count * WINDOW_PROCESSOR_SIZE;
-	uint64_t frames = dune_frames_fresh(machine, AREA_PAGES);
-	if (!frames)
-		return -1;
-	vcpu->area = dune_physical_at(machine, frames);
-	return map_area(vcpu, &machine->tables, frames);
-}
-
-/* The mirror's areas lie in memory of its own, so that the machine's allocators are not needed here. */
-static int lay_out_mirror_area(struct dune_vcpu *vcpu)
-{
-	struct dune_mirror *mirror = vcpu->machine->mirror;
-	vcpu->edit_root = mirror->edit_root;
-	vcpu->area_address =
-		vcpu->machine->window + WINDOW_MIRROR_PROCESSORS + mirror->processor_count * WINDOW_PROCESSOR_SIZE;
-	vcpu->area = (struct dune_processor_area *)mirror->areas + mirror->processor_count;
-	return map_area(vcpu, &mirror->tables, (uintptr_t)vcpu->area);
-}
-
-static void fill_task_state(struct dune_vcpu *vcpu)
-{
-	struct dune_tss *tss = &vcpu->area->tss;
-	tss->rsp[0] = vcpu->area_address + offsetof(struct dune_processor_area, emergency_stack);
-	tss->ist[0] = vcpu->area_address + offsetof(struct dune_processor_area, edits);
-	tss->bitmap_offset = offsetof(struct dune_tss, bitmap);
-	memset(tss->bitmap, 0xff, sizeof tss->bitmap + 1);
-	unsigned last = PORT_SERVICE;
-	if (vcpu->mirror) /* one port, where SYSCALL stays in ring 3 */
-		last = vcpu->machine->host.ring0_native ? 0 : PORT_SYSTEM_CALL;
-	for (unsigned port = PORT_SYSTEM_CALL; port <= last; port++)
-		tss->bitmap[port / 8] &= ~(1u << port % 8);
-}
-
-static struct dune_vcpu *make(struct dune_machine *machine, bool mirror)
-{
-	uint64_t *count = mirror ? &machine->mirror->processor_count : &machine->processor_count;
-	uint64_t most = machine->host.processors_max;
-	if (mirror && machine->mirror->processors_max < most)
-		most = machine->mirror->processors_max;
-	struct dune_vcpu *vcpu = calloc(1, sizeof *vcpu);
-	if (!vcpu)
-		return NULL;
-	vcpu->machine = machine;
-	vcpu->mirror = mirror;
-	vcpu->fd = -1;
-	if (*count >= most) {
-		dune_fail(EAGAIN, "no virtual CPU left: there may be %llu", (unsigned long long)most);
-		goto fail;
-	}
-	vcpu->fd = ioctl(mirror ? machine->mirror->vm : machine->vm, KVM_CREATE_VCPU, *count);
-	if (vcpu->fd < 0) {
-		dune_fail(errno, "KVM cannot make a virtual CPU: %s", strerror(errno));
-		goto fail;
-	}
-	int laid_out = mirror ? lay_out_mirror_area(vcpu) : lay_out_area(vcpu);
-	vcpu->number = (uint32_t)*count + (mirror ? MIRROR_NUMBERS : 0);
-	++*count; /* KVM does not take a virtual CPU back: its number is used up */
-	if (laid_out != 0)
-		goto fail;
-	fill_task_state(vcpu);
-	vcpu->run = mmap(NULL, machine->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
-	if (vcpu->run == MAP_FAILED) {
-		vcpu->run = NULL;
-		goto fail;
-	}
-	madvise(vcpu->run, machine->run_size, MADV_DONTFORK);
-	vcpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, machine->cpuid) != 0 || dune_vcpu_reset(vcpu) != 0) {
-		dune_fail(ENOTSUP, "KVM refused the state of a virtual CPU: %s", strerror(errno));
-		goto fail;
-	}
-	if (!machine->clock_has_offset || dune_clock_offset(vcpu, &vcpu->clock_offset))
-		vcpu->clock_multiplier = machine->clock_multiplier;
-	return vcpu;
-fail:
-	if (vcpu->run)
-		munmap(vcpu->run, machine->run_size);
-	if (vcpu->fd >= 0)
-		close(vcpu->fd);
-	free(vcpu);
-	return NULL;
-}
-
-static void give_back(void *argument)
-{
-	struct dune_vcpu *vcpu = argument;
-	*(vcpu->mirror ? &own_mirror : &own) = NULL;
-	pthread_mutex_lock(&pool_lock);
-	vcpu->next_free = pool;
-	pool = vcpu;
-	pthread_mutex_unlock(&pool_lock);
-}
-
-static void install(void)
-{
-	struct sigaction action = { .sa_handler = on_kick, .sa_flags = SA_RESTART };
-	sigaction(dune_kick_signal(), &action, NULL);
-	pthread_key_create(&thread_end, give_back);
-	pthread_key_create(&thread_end_mirror, give_back);
-}
-
-/* Takes a virtual CPU of an ended thread, or makes one. */
-static struct dune_vcpu *take(struct dune_machine *machine, bool mirror)
-{
-	pthread_once(&once, install);
-	pthread_mutex_lock(&pool_lock);
-	struct dune_vcpu **link = &pool;
-	/* those of a parent process are not ours */
-	while (*link && ((*link)->machine != machine || (*link)->mirror != mirror))
-		link = &(*link)->next_free;
-	struct dune_vcpu *vcpu = *link;
-	if (vcpu)
-		*link = vcpu->next_free;
-	else if ((vcpu = make(machine, mirror))) {
-		vcpu->next = every;
-		every = vcpu;
-	}
-	pthread_mutex_unlock(&pool_lock);
-	if (vcpu)
-		vcpu->thread = pthread_self();
-	return vcpu;
-}
-
-struct dune_vcpu *dune_vcpu_get(struct dune_machine *machine)
-{
-	if (own && own->machine == machine)
-		return own;
-	struct dune_vcpu *vcpu = take(machine, false);
-	if (vcpu) {
-		own = vcpu;
-		pthread_setspecific(thread_end, vcpu);
-	}
-	return vcpu;
-}
-
-struct dune_vcpu *dune_vcpu_get_mirror(struct dune_machine *machine)
-{
-	if (own_mirror && own_mirror->machine == machine)
-		return own_mirror;
-	struct dune_vcpu *vcpu = take(machine, true);
-	if (!vcpu)
-		return NULL;
-	own_mirror = vcpu;
-	pthread_setspecific(thread_end_mirror, vcpu);
-	if (dune_vcpu_reset(vcpu) != 0) { /* whoever had it may have left anything behind */
-		dune_fail(ENOTSUP, "KVM refused the state of a virtual CPU: %s", strerror(errno));
-		return NULL;
-	}
-	return vcpu;
-}
-
-struct dune_vcpu *dune_vcpu_new_mirror(struct dune_machine *machine)
-{
-	pthread_once(&once, install);
-	pthread_mutex_lock(&pool_lock);
-	struct dune_vcpu *vcpu = make(machine, true);
-	if (vcpu) {
-		vcpu->next = every;
-		every = vcpu;
-	}
-	pthread_mutex_unlock(&pool_lock);
-	return vcpu;
-}
-
-void dune_vcpus_forget(void)
-{
-	own = own_mirror = NULL;
-	if (every) {
-		pthread_setspecific(thread_end, NULL);
-		pthread_setspecific(thread_end_mirror, NULL);
-	}
-	for (struct dune_vcpu *vcpu = every, *next; vcpu; vcpu = next) {
-		next = vcpu->next;
-		close(vcpu->fd);
-		free(vcpu);
-	}
-	pool = every = NULL;
-}
-
-void dune_vcpus_lock(void)
-{
-	pthread_mutex_lock(&pool_lock);
-}
-
-void dune_vcpus_unlock(void)
-{
-	pthread_mutex_unlock(&pool_lock);
-}
-
-struct dune_vcpu *dune_vcpu_numbered(uint32_t number)
-{
-	pthread_mutex_lock(&pool_lock);
-	struct dune_vcpu *vcpu = every;
-	while (vcpu && vcpu->number != number)
-		vcpu = vcpu->next;
-	pthread_mutex_unlock(&pool_lock);
-	return vcpu;
-}
-
-struct dune_totals dune_totals(void)
-{
-	struct dune_totals totals = { 0 };
-	pthread_mutex_lock(&pool_lock);
-	for (const struct dune_vcpu *vcpu = every; vcpu; vcpu = vcpu->next) {
-		totals.exits += vcpu->mirror ? 0 : vcpu->exits;
-		totals.interrupted += vcpu->mirror ? 0 : vcpu->interrupted;
-		totals.tag_flushes += vcpu->tag_flushes;
-		totals.tag_kept += vcpu->tag_kept;
-	}
-	pthread_mutex_unlock(&pool_lock);
-	return totals;
-}
-
-/* ---- running --------------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------------- */
 
 void dune_context_start(struct dune_context *context, uint64_t tenant, uint64_t root)
 {
@@ -594,13 +172,13 @@ static void enter_by_ring0(struct dune_vcpu *vcpu, struct dune_context *context)
 						    .ss = SELECTOR_USER_DATA };
 	const size_t at = sizeof vcpu->area->trap_stack - sizeof frame;
 	memcpy(vcpu->area->trap_stack + at, &frame, sizeof frame);
-	set_monitor_segments(sregs);
+	dune_set_monitor_segments(sregs);
 	sregs->fs.base = context->fs_base;
 	sregs->gs.base = context->gs_base;
 	sregs->cr2 = regs->rax;
 	memset(sregs->interrupt_bitmap, 0, sizeof sregs->interrupt_bitmap);
 	regs->rax = dune_tag_load(vcpu, context);
-	regs->rip = in_monitor(vcpu, dune_monitor_enter);
+	regs->rip = dune_in_monitor(vcpu, dune_monitor_enter);
 	regs->rsp = vcpu->area_address + offsetof(struct dune_processor_area, trap_stack) + at;
 	regs->rflags = 2;
 }
@@ -653,7 +231,7 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 			  sregs->fs.base != context->fs_base || sregs->gs.base != context->gs_base)) {
 		vcpu->tag_flushes += sregs->cr3 != root;
 		sregs->cr3 = root;
-		set_user_segments(sregs, context->fs_base, context->gs_base);
+		dune_set_user_segments(sregs, context->fs_base, context->gs_base);
 		memset(sregs->interrupt_bitmap, 0, sizeof sregs->interrupt_bitmap);
 		dirty |= KVM_SYNC_X86_SREGS;
 	}
@@ -663,6 +241,8 @@ static int load(struct dune_vcpu *vcpu, struct dune_context *context)
 	dune_direct_prepare(vcpu, context);
 	return 0;
 }
+
+/* ---- leaving --------------------------------------------------------------------------------------- */
 
 static bool has_error_code(unsigned vector)
 {
@@ -872,6 +452,8 @@ void dune_vcpu_release(struct dune_vcpu *vcpu)
 	vcpu->tenant = vcpu->local_tenant = 0;
 }
 
+/* ---- edits ----------------------------------------------------------------------------------------- */
+
 void dune_vcpu_accept(struct dune_vcpu *vcpu, struct dune_context *context)
 {
 	/* If the fault did not come out of KVM_RUN, this virtual CPU is one of the others. */
@@ -896,11 +478,11 @@ int dune_vcpu_monitor(struct dune_vcpu *vcpu, const uint8_t *routine, size_t cou
 	bool by_ring0 = vcpu->machine->roots_by_ring0 && !vcpu->mirror;
 	if (!by_ring0)
 		run->s.regs.sregs.cr3 = vcpu->edit_root;
-	set_monitor_segments(&run->s.regs.sregs);
+	dune_set_monitor_segments(&run->s.regs.sregs);
 	run->s.regs.regs = (struct kvm_regs){
-		.rip = in_monitor(vcpu, by_ring0 ? dune_monitor_load : routine),
+		.rip = dune_in_monitor(vcpu, by_ring0 ? dune_monitor_load : routine),
 		.rax = vcpu->edit_root,
-		.rdi = in_monitor(vcpu, routine),
+		.rdi = dune_in_monitor(vcpu, routine),
 		.rsi = vcpu->area_address + offsetof(struct dune_processor_area, edits),
 		.rcx = count,
 		.rdx = root,
