@@ -173,7 +173,7 @@ static void descriptor_tables(void)
 }
 
 ATTACK(try_sysenter, "movl $39, %%eax; sysenter" ::: CLOBBERS)
-ATTACK(try_sysexit, "sysexit" ::: CLOBBERS)
+ATTACK(try_sysexit, "sysexitl" ::: CLOBBERS)
 ATTACK(try_vmrun, "vmrun" ::: CLOBBERS)
 ATTACK(try_vmxoff, "vmxoff" ::: CLOBBERS)
 ATTACK(try_rsm, "rsm" ::: CLOBBERS)

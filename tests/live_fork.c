@@ -224,15 +224,15 @@ static void stale(void *argument)
 	sthread_t st;
 	sc_t sc;
 
-	EXPECT(!has_fd_named("kvm")); /* until the first use */
+	EXPECT(!has_fd_named("/dev/kvm") && !has_fd_named("anon_inode:kvm")); /* until the first use */
 	EXPECT(write(parent->ends[1], parent->parked.number, 1) == -1 && errno == EFAULT);
 	sc_init(&sc);
 	EXPECT(sc_mem_add(&sc, parent->parked.tag, PROT_READ) == -1 && errno == EBADF);
 	sc_init(&sc);
 	EXPECT(sc_cgate_add(&sc, parent->gate) == -1 && errno == EBADF);
-	EXPECT(!has_fd_named("kvm"));
+	EXPECT(!has_fd_named("/dev/kvm") && !has_fd_named("anon_inode:kvm"));
 	EXPECT(sthread_step(parent->parked.st) == -1 && errno == EBADF);
-	EXPECT(has_fd_named("kvm-vm") && has_fd_named("kvm-vcpu"));
+	EXPECT(has_fd_named("anon_inode:kvm-vm") && has_fd_named("anon_inode:kvm-vcpu"));
 	EXPECT(write(parent->ends[1], parent->parked.number, 1) == -1 && errno == EFAULT);
 	EXPECT(sthread_state(parent->parked.st, &state) == -1 && errno == EBADF);
 	EXPECT(sthread_kill(parent->parked.st) == -1 && errno == EBADF);
@@ -266,7 +266,8 @@ static void stale_handles(void)
 	parent.gate = cgate_create(gate_add, &parent.grants, (void *)2);
 	sc_mem_add(&parent.grants, parent.parked.tag, PROT_READ);
 	sc_cgate_add(&parent.grants, parent.gate);
-	CU_ASSERT(has_fd_named("kvm-vm") && has_fd_named("kvm-vcpu")); /* else the names show nothing */
+	CU_ASSERT(has_fd_named("anon_inode:kvm-vm") &&
+		  has_fd_named("anon_inode:kvm-vcpu")); /* else the names show nothing */
 	CHILD(stale, &parent);
 	ASSERT_EQUAL(live_step(parent.parked.st), 0);
 	ASSERT_EQUAL(cgate_destroy(parent.gate), 0);
