@@ -2,9 +2,9 @@
  * address_space_learn.c - what lives of one shape write to: learned from each, given to new address spaces at once, and
  * forgotten again.
  *
- * One hostile life could make all later ones pay, so pages that are looked at and found unwritten are given back.  Found:
- * where dirty bits cannot be trusted a page that lives write to and leave as it was looks unwritten, too, and comes back
- * with a fault.  So it is remembered what came back, and that stays for longer, and longer each time.
+ * One hostile life could make all later ones pay, so pages that are found unwritten again and again are given back.  Where
+ * dirty bits cannot be trusted, a page that lives write to and leave as it was is found unwritten as well, and comes back with
+ * a fault.  So it is remembered which pages came back, and those stay longer.
  */
 #define _GNU_SOURCE
 #include "address_space_parts.h"
