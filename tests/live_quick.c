@@ -582,7 +582,8 @@ static void threads_and_changes(void)
 
 static void *spin(void *unused)
 {
-	for (volatile uintptr_t i = 0; !unused; i++)
+	volatile bool forever = true;
+	while (forever)
 		;
 	return unused;
 }
