@@ -580,12 +580,12 @@ static void threads_and_changes(void)
 	ASSERT_EQUAL(named.lives_now, 0);
 }
 
-static void *spin(void *unused)
+static void *spin(void *ends)
 {
-	volatile bool forever = true;
+	volatile bool forever = !ends;
 	while (forever)
 		;
-	return unused;
+	return ends;
 }
 
 static void *kill_there(void *st)
