@@ -55,7 +55,7 @@ struct connection {
 	bool tls_ended;
 	bool tls_held;    /* it had more to send than there was room for */
 	uint32_t pressed; /* the request number, as of when TLS had to learn it at once */
-	uint64_t tls_inputs[INPUTS], request_inputs[INPUTS]; /* what each could see at its last turn */
+	uint64_t tls_inputs[INPUTS], request_inputs[INPUTS]; /* what each could see when its last turn began */
 
 	/* Main's own positions; the regions hold copies. */
 	uint64_t in_produced, out_consumed;
@@ -273,6 +273,13 @@ static bool may_run(const struct compartment *compartment, const uint64_t now[IN
 	       memcmp(now, last, INPUTS * sizeof(now[0])) != 0;
 }
 
+/* One whose slice was over in the middle of its turn goes by what it had looked at before, and then parks: only what was there
+ * when its turn began has certainly been seen. */
+static bool begins_turn(const struct compartment *compartment)
+{
+	return compartment->kind == NULL || compartment->state != COMPARTMENT_RUNNABLE;
+}
+
 static bool run(struct connection *c, struct compartment *compartment, const struct compartment_kind *kind,
 		const sc_t *policy, void *shared)
 {
@@ -306,14 +313,19 @@ static bool run_tls(struct connection *c)
 
 	if (c->tls_ended || !may_run(&c->tls, now, c->tls_inputs))
 		return false;
-	now[0] = c->in_produced;
+	if (begins_turn(&c->tls)) {
+		now[0] = c->in_produced;
+		now[1] = c->out_consumed;
+		memcpy(c->tls_inputs, now, sizeof(now));
+	}
 	if (!run(c, &c->tls, &tls_kind, &c->tls_policy, c->wire))
 		return false;
 	if (c->tls.state == COMPARTMENT_ENDED)
 		return finish_tls(c);
-	c->tls_held = to_send(c) == WIRE_OUT_SIZE;
-	now[1] = c->tls_held ? c->out_consumed : 0;
-	memcpy(c->tls_inputs, now, sizeof(now));
+	if (c->tls.state == COMPARTMENT_PARKED) {
+		c->tls_held = position_load(&c->wire->out_produced) - c->tls_inputs[1] >= WIRE_OUT_SIZE;
+		c->tls_inputs[1] = c->tls_held ? c->tls_inputs[1] : 0;
+	}
 	if (!c->open && (word_load(&c->wire->status) & STATUS_OPEN) != 0) {
 		c->open = true;
 		set_deadline(c, IDLE_SECONDS);
@@ -403,7 +415,8 @@ static bool run_request(struct connection *c)
 		set_deadline(c, IDLE_SECONDS);
 		server_check_documents(c->server);
 	}
-	memcpy(c->request_inputs, now, sizeof(now));
+	if (begins_turn(&c->request))
+		memcpy(c->request_inputs, now, sizeof(now));
 	c->request_visible = length;
 	if (!run(c, &c->request, &request_kind, &c->request_policy, c->reply))
 		return false;
