@@ -322,7 +322,7 @@ try_exits() {
 }
 
 # Stopped and continued so often, the server ends slices of compartments in the middle of their turns; meanwhile the reader
-# makes room for what they could not send.
+# makes room for what they could not send.  One that is forgotten is cut off after 30 s.
 try_slices() {
 	local i stopper whole=0
 	head -c 20M www/big.bin >www/middle.bin
@@ -334,7 +334,7 @@ try_slices() {
 	done) &
 	stopper=$!
 	for i in $(seq 15); do
-		limit 10 curl -sS --cacert cert.pem --limit-rate 40M $url/middle.bin 2>/dev/null | cmp -s - www/middle.bin || break
+		limit 25 curl -sS --cacert cert.pem --limit-rate 40M $url/middle.bin 2>/dev/null | cmp -s - www/middle.bin || break
 		whole=$((whole + 1))
 	done
 	kill $stopper
